@@ -1,0 +1,51 @@
+# Every library that is not ours, each as one target.
+
+find_package(Threads REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(SQLite3 REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(LibLZMA REQUIRED)
+find_package(Boost 1.74 REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+
+# Asio without the deprecated parts of Boost 1.74; <utility> must precede boost/asio/awaitable.hpp with GCC 12.
+add_library(bitstair_asio INTERFACE)
+target_link_libraries(bitstair_asio INTERFACE Boost::headers Threads::Threads)
+target_compile_options(bitstair_asio INTERFACE "SHELL:-include utility")
+target_compile_definitions(bitstair_asio INTERFACE BOOST_ASIO_NO_DEPRECATED)
+
+if(NOT EXISTS ${BITSTAIR_DEPS}/googleapis/google/rpc/error_details.proto)
+  message(FATAL_ERROR "BITSTAIR_DEPS=${BITSTAIR_DEPS} has no googleapis/google/rpc/error_details.proto. Run ./dev setup, then configure with a preset through ./dev build.")
+endif()
+
+if(BITSTAIR_TORCH)
+  set(BITSTAIR_TORCH_DIR ${BITSTAIR_DEPS}/libtorch/torch)
+  if(NOT EXISTS ${BITSTAIR_TORCH_DIR}/lib/libtorch_cpu.so)
+    message(FATAL_ERROR "No LibTorch in ${BITSTAIR_DEPS}/libtorch. Run ./dev setup.")
+  endif()
+  # LibTorch's CPU half, from the PyPI wheel. Its include folders come after the system's, since they hold an older protobuf.
+  add_library(bitstair_torch INTERFACE)
+  target_compile_options(bitstair_torch INTERFACE "SHELL:-idirafter ${BITSTAIR_TORCH_DIR}/include" "SHELL:-idirafter ${BITSTAIR_TORCH_DIR}/include/torch/csrc/api/include")
+  target_compile_definitions(bitstair_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
+  target_link_libraries(bitstair_torch INTERFACE ${BITSTAIR_TORCH_DIR}/lib/libtorch_cpu.so ${BITSTAIR_TORCH_DIR}/lib/libc10.so)
+endif()
+
+if(BITSTAIR_CUDA)
+  find_package(CUDAToolkit 13.0 REQUIRED)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${BITSTAIR_DEPS}/cuda/nvidia/nccl/include REQUIRED)
+  # The GPU half. LibTorch's own GPU dependencies (cuBLAS, cuDNN, ...) are needed to run it, not to link it.
+  add_library(bitstair_torch_cuda INTERFACE)
+  target_compile_definitions(bitstair_torch_cuda INTERFACE USE_C10D_NCCL)
+  target_include_directories(bitstair_torch_cuda SYSTEM INTERFACE ${NCCL_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(bitstair_torch_cuda INTERFACE bitstair_torch)
+  target_link_options(bitstair_torch_cuda INTERFACE -Wl,--allow-shlib-undefined)
+  target_link_libraries(bitstair_torch_cuda INTERFACE -Wl,--no-as-needed ${BITSTAIR_TORCH_DIR}/lib/libtorch_cuda.so ${BITSTAIR_TORCH_DIR}/lib/libc10_cuda.so)
+endif()

@@ -1,0 +1,45 @@
+// Training state on disk: one safetensors file (docs/formats/checkpoint.md) and a JSON manifest beside it.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace bitstair::core {
+
+// The file's bytes are a function of exactly these fields: no times, no attempts, no machine.
+struct Checkpoint {
+  std::string stage_key;
+  std::string stage_name;  // "W4A8"
+  int weight_bits = 32;
+  int activation_bits = 32;
+  std::string network;
+  int epoch = 0;        // whole epochs done in the stage
+  int64_t step = 0;     // steps done of the next one
+  bool final = false;   // the stage is done
+  int world_size = 1;
+  // Sums over the current epoch so far, needed to go on reporting it exactly.
+  double epoch_loss_sum = 0;
+  int64_t epoch_correct = 0;
+  // "layer1.0.conv1.weight" (latent weights), "momentum/NAME", "rank0/bn1.running_mean" (every rank's own copy) and, in a final checkpoint or at an epoch's
+  // end, "bn1.running_mean" (the average).
+  std::map<std::string, at::Tensor> tensors;
+};
+
+struct SavedCheckpoint {
+  std::string path;
+  std::string sha256;
+  int64_t size_bytes = 0;
+};
+
+// Writes DIRECTORY/<sha256>.safetensors and <sha256>.manifest.json (digest, size, position, numeric profile), each durably. Deterministic bytes.
+absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, const Checkpoint& checkpoint, const std::string& numeric_profile);
+
+// DATA_LOSS, naming file and byte, on a file that is truncated, malformed, or (where expected_sha256 is not empty) has another digest.
+absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& path, const std::string& expected_sha256 = "");
+
+}  // namespace bitstair::core

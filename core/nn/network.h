@@ -1,0 +1,54 @@
+// A convolutional network whose weights and activations may have few bits, as the trainer sees it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/statusor.h"
+#include "core/nn/network_config.h"
+
+namespace bitstair::core {
+
+class WeightQuantizer;  // core/quant/quantizer.h
+
+// One learned tensor. `latent` is what the optimiser owns and the checkpoint stores. `leaf` is what the forward pass reads and what autograd
+// (and the Reducer) put the gradient on: for a quantised weight the float values w_q of the quantised weights, otherwise the same tensor as `latent`.
+// Both keep their identity for the network's life.
+struct Parameter {
+  std::string name;  // torchvision's name, e.g. "layer1.0.conv1.weight"
+  at::Tensor latent;
+  at::Tensor leaf;
+  const WeightQuantizer* quantizer = nullptr;  // null: full precision. Owned by the network
+  bool batch_norm = false;                     // gamma or beta
+};
+
+// A tensor that is part of the model but not learned: running_mean, running_var (float64 inside the network's life; see docs/formats/checkpoint.md).
+struct Buffer {
+  std::string name;
+  at::Tensor value;
+};
+
+// Not thread-safe. Calls run on the caller's thread and on LibTorch's intra-op pool.
+class Network {
+ public:
+  virtual ~Network() = default;
+
+  // latent -> leaf for every quantised weight. Call after each change of the latent weights and before Forward.
+  virtual void QuantizeWeights() = 0;
+
+  // images: [N, C, H, W], normalised pixels of config().dtype. Returns logits [N, classes]. training: batch statistics, which also update this
+  // rank's running statistics, and an autograd graph; otherwise running statistics and no graph.
+  virtual at::Tensor Forward(const at::Tensor& images, bool training) = 0;
+
+  virtual std::vector<Parameter>& parameters() = 0;
+  virtual std::vector<Buffer>& buffers() = 0;
+  virtual const NetworkConfig& config() const = 0;
+};
+
+// A network with weights drawn from Philox (purpose kInit, docs/formats/random.md). INVALID_ARGUMENT for an unknown name or an image size it does not take.
+absl::StatusOr<std::unique_ptr<Network>> CreateNetwork(const NetworkConfig& config);
+
+}  // namespace bitstair::core

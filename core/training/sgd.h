@@ -1,0 +1,38 @@
+// Stochastic gradient descent with momentum, as in PyTorch: g += weight_decay * w; v = momentum * v + g (v = g at the first step);
+// w -= lr * (nesterov ? g + momentum * v : v).
+#pragma once
+
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "core/nn/network.h"
+
+namespace bitstair::core {
+
+struct SgdOptions {
+  double momentum = 0.9;
+  bool nesterov = true;
+  double weight_decay = 1e-4;
+  bool decay_batch_norm = true;
+};
+
+class Sgd {
+ public:
+  // Borrows the network's parameters, which must outlive it. Momentum starts at zero, which equals PyTorch's first step.
+  Sgd(std::vector<Parameter>& parameters, SgdOptions options);
+
+  // One pass over all parameters: dL/dleaf (leaf.grad()) -> the quantiser's backward -> dL/dlatent -> update of latent; then clears the grads.
+  // The quantiser's backward is linear in dL/dw_q, so it comes after the all-reduce (DESIGN section 5).
+  void Step(double learning_rate);
+
+  // Same order, shapes and dtype as the parameters' latent tensors. For checkpoints.
+  std::vector<at::Tensor>& momentum() { return momentum_; }
+
+ private:
+  std::vector<Parameter>& parameters_;
+  SgdOptions options_;
+  std::vector<at::Tensor> momentum_;
+};
+
+}  // namespace bitstair::core

@@ -1,0 +1,32 @@
+// One step: quantise weights, forward, loss, backward, all-reduce, quantiser backward and SGD.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "core/data/batch.h"
+#include "core/nn/network.h"
+#include "core/training/gradient_sink.h"
+#include "core/training/sgd.h"
+
+namespace bitstair::core {
+
+struct StepResult {
+  double loss = 0;      // mean cross-entropy over this rank's images
+  int64_t correct = 0;  // top-1
+  int64_t images = 0;
+};
+
+class TrainStep {
+ public:
+  // Borrows all three.
+  TrainStep(Network* network, Sgd* sgd, GradientSink* gradients);
+
+  // INTERNAL if the loss is not finite (the weights are then unchanged). c10::Error passes through when a peer is lost.
+  absl::StatusOr<StepResult> Run(const Batch& batch, double learning_rate);
+
+ private:
+  Network* network_;
+  Sgd* sgd_;
+  GradientSink* gradients_;
+};
+
+}  // namespace bitstair::core
