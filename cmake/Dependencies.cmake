@@ -51,9 +51,11 @@ endif()
 if(BITSTAIR_CUDA)
   # Headers are all that is needed so far: of the toolkit that nvcc or CUDAToolkit_ROOT names (./dev build cuda fetches one as wheels where there is none).
   find_program(NVCC nvcc HINTS ENV CUDAToolkit_ROOT PATH_SUFFIXES bin REQUIRED)
-  file(REAL_PATH ${NVCC} nvcc_path)
-  cmake_path(GET nvcc_path PARENT_PATH cuda_root)
-  cmake_path(GET cuda_root PARENT_PATH cuda_root)
+  # The nvcc on the path may be a wrapper; a dry run tells where the toolkit is.
+  file(WRITE ${CMAKE_BINARY_DIR}/empty.cu "")
+  execute_process(COMMAND ${NVCC} --dryrun -c ${CMAKE_BINARY_DIR}/empty.cu ERROR_VARIABLE nvcc_plan OUTPUT_QUIET)
+  string(REGEX MATCH "_THERE_=([^\n]*)" unused "${nvcc_plan}")
+  set(cuda_root ${CMAKE_MATCH_1}/..)
   find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h HINTS ENV CUDAToolkit_ROOT ${cuda_root} PATH_SUFFIXES include targets/x86_64-linux/include REQUIRED)
   find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDA_INCLUDE_DIR} ${BITSTAIR_DEPS}/cuda/nvidia/nccl/include REQUIRED)
   # The GPU half. LibTorch's own GPU dependencies (cuBLAS, cuDNN, ...) are needed to run it, not to link it.
