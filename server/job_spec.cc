@@ -1,0 +1,256 @@
+#include "server/job_spec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/status.h"
+
+namespace bitstair::server {
+namespace {
+
+constexpr int kMaxEpochs = 100000;
+constexpr int kMaxBatchSize = 1 << 16;
+constexpr size_t kMaxEnvironment = 64;
+constexpr size_t kMaxTextBytes = 4096;
+
+class Resolver {
+ public:
+  explicit Resolver(v1::JobSpec spec) : spec_(std::move(spec)) {}
+
+  absl::StatusOr<v1::JobSpec> Run() {
+    Names();
+    Data();
+    Widths();
+    Counts();
+    Choices();
+    Optimizer();
+    const bool full = Has(32), lower = std::any_of(spec_.widths().begin(), spec_.widths().end(), [](int bits) { return bits != 32; });
+    Phase("pretrain", full, spec_.has_pretrain(), "no width is 32", 0.1, [this] { return spec_.mutable_pretrain(); });
+    Phase("quantized", lower, spec_.has_quantized(), "no width is below 32", 0.02, [this] { return spec_.mutable_quantized(); });
+    if (faults_.empty() && lower && spec_.quantized().epochs() < QuantizedStageCount(spec_)) {
+      Fault("quantized.epochs",
+            absl::StrCat("is ", spec_.quantized().epochs(), ", but the ", QuantizedStageCount(spec_), " quantised stages need at least one each"));
+    }
+    Environment();
+    if (!faults_.empty()) return InvalidFields(faults_);
+    return std::move(spec_);
+  }
+
+ private:
+  void Fault(std::string field, std::string description) { faults_.push_back({std::move(field), std::move(description)}); }
+  bool Has(int width) const { return std::find(spec_.widths().begin(), spec_.widths().end(), width) != spec_.widths().end(); }
+
+  // Writes `fallback` out if the field is absent, and checks low <= value <= high.
+  template <typename T>
+  void Range(const std::string& field, bool present, T value, T fallback, T low, T high, void (v1::JobSpec::*set)(T)) {
+    if (!present) {
+      (spec_.*set)(fallback);
+    } else if (!(value >= low && value <= high)) {
+      Fault(field, absl::StrCat("is ", value, "; must be ", low, " to ", high));
+    }
+  }
+
+  // Writes `fallback` out for UNSPECIFIED and refuses numbers that the enum does not have.
+  template <typename E, typename Set>
+  void Choice(const std::string& field, E value, E fallback, bool (*is_valid)(int), Set set) {
+    if (static_cast<int>(value) == 0) {
+      set(fallback);
+    } else if (!is_valid(static_cast<int>(value))) {
+      Fault(field, absl::StrCat("has no value ", static_cast<int>(value)));
+    }
+  }
+
+  static bool AllOf(const std::string& text, absl::string_view extra, bool upper) {
+    return std::all_of(text.begin(), text.end(), [&](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (upper && c >= 'A' && c <= 'Z') || extra.find(c) != absl::string_view::npos;
+    });
+  }
+
+  void Names() {
+    const std::string& name = spec_.name();
+    if (name.empty()) {
+      Fault("name", "is required");
+    } else if (name.size() > 40 || !AllOf(name, "-_.", false)) {
+      Fault("name", "must be 1 to 40 characters of a-z, 0-9, '-', '_' and '.'");
+    }
+    const auto& known = KnownNetworks();
+    if (spec_.network().empty()) {
+      Fault("network", absl::StrCat("is required; known: ", absl::StrJoin(known, ", ")));
+    } else if (std::find(known.begin(), known.end(), spec_.network()) == known.end()) {
+      Fault("network", absl::StrCat("\"", Shown(spec_.network()), "\" is not known; known: ", absl::StrJoin(known, ", ")));
+    }
+    if (spec_.quantizer().empty()) spec_.set_quantizer("dorefa");
+    if (spec_.quantizer() != "dorefa") Fault("quantizer", absl::StrCat("\"", Shown(spec_.quantizer()), "\" is not known; known: dorefa"));
+  }
+
+  static std::string Shown(const std::string& text) { return text.size() <= 80 ? text : absl::StrCat(text.substr(0, 77), "..."); }
+
+  void Data() {
+    auto* data = spec_.mutable_data();
+    if (data->name().empty() == data->path().empty()) {
+      Fault("data", data->name().empty() ? "needs a name (of a data set that workers offer) or a path" : "has both name and path; give one");
+    }
+    if (data->name().size() > 64 || !AllOf(data->name(), "-_.", true)) {
+      Fault("data.name", "must be at most 64 characters of A-Z, a-z, 0-9, '-', '_' and '.'");
+    }
+    if (!data->path().empty() && (data->path()[0] != '/' || data->path().size() > kMaxTextBytes || data->path().find('\0') != std::string::npos)) {
+      Fault("data.path", "must be an absolute path on the workers");
+    }
+    Choice("data.augmentation", data->augmentation(), v1::AUGMENTATION_NONE, v1::Augmentation_IsValid, [&](auto v) { data->set_augmentation(v); });
+    data->set_train_limit(data->train_limit());
+    data->set_test_limit(data->test_limit());
+    if (data->train_limit() < 0) Fault("data.train_limit", absl::StrCat("is ", data->train_limit(), "; must be 0 (all) or more"));
+    if (data->test_limit() < 0) Fault("data.test_limit", absl::StrCat("is ", data->test_limit(), "; must be 0 (all) or more"));
+  }
+
+  void Widths() {
+    if (spec_.widths().empty()) Fault("widths", "is required, e.g. [32, 8, 4]");
+    for (int i = 0; i < spec_.widths_size() && i < 32; ++i) {
+      const int bits = spec_.widths(i);
+      const std::string field = absl::StrCat("widths[", i, "]");
+      if (!((bits >= 1 && bits <= 8) || bits == 16 || bits == 32)) {
+        Fault(field, absl::StrCat("is ", bits, "; must be 1 to 8, 16 or 32"));
+      } else if (i > 0 && bits >= spec_.widths(i - 1)) {
+        Fault(field, absl::StrCat("is ", bits, " after ", spec_.widths(i - 1), "; widths must go down"));
+      }
+    }
+  }
+
+  void Counts() {
+    if (!spec_.has_seed()) spec_.set_seed(1);
+    Range<int32_t>("ranks", spec_.has_ranks(), spec_.ranks(), 1, 1, 64, &v1::JobSpec::set_ranks);
+    Range<int32_t>("batch_size", spec_.has_batch_size(), spec_.batch_size(), 128, 1, kMaxBatchSize, &v1::JobSpec::set_batch_size);
+    if (spec_.ranks() > 0 && spec_.batch_size() > 0 && spec_.batch_size() % spec_.ranks() != 0) {
+      Fault("batch_size", absl::StrCat("is ", spec_.batch_size(), ", not a multiple of ranks (", spec_.ranks(), ")"));
+    }
+    if (spec_.data().train_limit() > 0 && spec_.data().train_limit() < spec_.batch_size()) {
+      Fault("data.train_limit", absl::StrCat("is ", spec_.data().train_limit(), ", less than one batch (", spec_.batch_size(), ")"));
+    }
+    Range<int32_t>("max_attempts", spec_.has_max_attempts(), spec_.max_attempts(), 3, 1, 100, &v1::JobSpec::set_max_attempts);
+    auto* checkpoint = spec_.mutable_checkpoint();
+    checkpoint->set_every_steps(checkpoint->every_steps());
+    if (checkpoint->every_steps() < 0)
+      Fault("checkpoint.every_steps", absl::StrCat("is ", checkpoint->every_steps(), "; must be 0 (only at epochs' ends) or more"));
+    if (!checkpoint->has_every_epoch()) checkpoint->set_every_epoch(true);
+  }
+
+  void Choices() {
+    spec_.set_two_stage(spec_.two_stage());
+    Choice("order", spec_.order(), v1::STAGE_ORDER_PER_WIDTH, v1::StageOrder_IsValid, [&](auto v) { spec_.set_order(v); });
+    Choice("two_stage_activation", spec_.two_stage_activation(), v1::ACTIVATION_FUNCTION_CLIP, v1::ActivationFunction_IsValid,
+           [&](auto v) { spec_.set_two_stage_activation(v); });
+    Choice("pretrain_activation", spec_.pretrain_activation(), v1::ACTIVATION_FUNCTION_RELU, v1::ActivationFunction_IsValid,
+           [&](auto v) { spec_.set_pretrain_activation(v); });
+    Choice("activation_calibration", spec_.activation_calibration(), v1::ACTIVATION_CALIBRATION_PERCENTILE, v1::ActivationCalibration_IsValid,
+           [&](auto v) { spec_.set_activation_calibration(v); });
+    Choice("schedule", spec_.schedule(), v1::SCHEDULE_SCOPE_CHAIN, v1::ScheduleScope_IsValid, [&](auto v) { spec_.set_schedule(v); });
+    Choice("numerics", spec_.numerics(), v1::NUMERICS_REFERENCE, v1::Numerics_IsValid, [&](auto v) { spec_.set_numerics(v); });
+    if (!spec_.has_calibration_percentile()) spec_.set_calibration_percentile(99.9);
+    if (!(spec_.calibration_percentile() > 50 && spec_.calibration_percentile() <= 100)) {
+      Fault("calibration_percentile", absl::StrCat("is ", spec_.calibration_percentile(), "; must be above 50 and at most 100"));
+    }
+    spec_.set_detach_weight_max(spec_.detach_weight_max());
+    spec_.set_quantize_last_activation(spec_.quantize_last_activation());
+  }
+
+  void Optimizer() {
+    if (!spec_.has_momentum()) spec_.set_momentum(0.9);
+    if (!(spec_.momentum() >= 0 && spec_.momentum() < 1)) Fault("momentum", absl::StrCat("is ", spec_.momentum(), "; must be at least 0 and below 1"));
+    if (!spec_.has_nesterov()) spec_.set_nesterov(spec_.momentum() > 0);
+    if (spec_.nesterov() && spec_.momentum() == 0) Fault("nesterov", "needs a momentum above 0");
+    Range<double>("weight_decay", spec_.has_weight_decay(), spec_.weight_decay(), 1e-4, 0.0, 1.0, &v1::JobSpec::set_weight_decay);
+    if (!spec_.has_decay_batch_norm()) spec_.set_decay_batch_norm(true);
+  }
+
+  template <typename Mutable>
+  void Phase(const std::string& name, bool wanted, bool present, const char* why_not, double learning_rate, Mutable get) {
+    if (!wanted) {
+      if (present && !spec_.widths().empty()) Fault(name, absl::StrCat("is given, but ", why_not));
+      return;
+    }
+    v1::PhaseSpec* phase = get();
+    if (!phase->has_epochs()) {
+      Fault(name + ".epochs", "is required");
+    } else if (phase->epochs() < 1 || phase->epochs() > kMaxEpochs) {
+      Fault(name + ".epochs", absl::StrCat("is ", phase->epochs(), "; must be 1 to ", kMaxEpochs));
+    }
+    if (!phase->has_learning_rate()) phase->set_learning_rate(learning_rate);
+    if (!(phase->learning_rate() > 0 && phase->learning_rate() <= 100)) {
+      Fault(name + ".learning_rate", absl::StrCat("is ", phase->learning_rate(), "; must be above 0 and at most 100"));
+    }
+    Choice(name + ".learning_rate_schedule", phase->learning_rate_schedule(), v1::LEARNING_RATE_SCHEDULE_COSINE, v1::LearningRateSchedule_IsValid,
+           [&](auto v) { phase->set_learning_rate_schedule(v); });
+    if (phase->learning_rate_schedule() != v1::LEARNING_RATE_SCHEDULE_STEP) {
+      if (phase->step_epochs_size() > 0) Fault(name + ".step_epochs", "needs learning_rate_schedule: step");
+      if (phase->has_step_gamma()) Fault(name + ".step_gamma", "needs learning_rate_schedule: step");
+      return;
+    }
+    if (!phase->has_step_gamma()) phase->set_step_gamma(0.1);
+    if (!(phase->step_gamma() > 0 && phase->step_gamma() <= 1)) {
+      Fault(name + ".step_gamma", absl::StrCat("is ", phase->step_gamma(), "; must be above 0 and at most 1"));
+    }
+    if (phase->step_epochs().empty()) Fault(name + ".step_epochs", "is required with learning_rate_schedule: step");
+    if (phase->step_epochs_size() > 1000) Fault(name + ".step_epochs", "has more than 1000 entries");
+    for (int i = 0; i < phase->step_epochs_size() && i < 1000; ++i) {
+      const int epoch = phase->step_epochs(i);
+      const std::string field = absl::StrCat(name, ".step_epochs[", i, "]");
+      if (epoch < 1 || epoch >= phase->epochs()) {
+        Fault(field, absl::StrCat("is ", epoch, "; must be at least 1 and below ", name, ".epochs"));
+      } else if (i > 0 && epoch <= phase->step_epochs(i - 1)) {
+        Fault(field, absl::StrCat("is ", epoch, " after ", phase->step_epochs(i - 1), "; must go up"));
+      }
+    }
+  }
+
+  // Variables that name a file, or a library to load, would let a recipe reach into the worker's machine.
+  static bool NamesAFile(const std::string& key, const std::string& value) {
+    for (const char* part : {"FILE", "PATH", "DIR", "DUMP", "PLUGIN", "LIBRAR", "OMP_TOOL", "NCCL_NET_", "NCCL_HOME"}) {
+      if (absl::StrContains(key, part)) return true;
+    }
+    return value.find('/') != std::string::npos;
+  }
+
+  void Environment() {
+    if (spec_.environment().size() > kMaxEnvironment) Fault("environment", absl::StrCat("has more than ", kMaxEnvironment, " entries"));
+    std::vector<std::pair<std::string, std::string>> sorted(spec_.environment().begin(), spec_.environment().end());
+    std::sort(sorted.begin(), sorted.end());
+    for (const auto& [key, value] : sorted) {
+      const std::string field = absl::StrCat("environment[\"", Shown(key), "\"]");
+      const bool allowed = absl::StartsWith(key, "NCCL_") || absl::StartsWith(key, "GLOO_") || absl::StartsWith(key, "OMP_");
+      const bool well_formed = std::all_of(key.begin(), key.end(), [](char c) { return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; });
+      if (!allowed || !well_formed) {
+        Fault(field, "is not allowed; only NCCL_*, GLOO_* and OMP_* are");
+      } else if (NamesAFile(key, value)) {
+        Fault(field, "names a file, which is not allowed");
+      } else if (value.size() > kMaxTextBytes || value.find('\0') != std::string::npos) {
+        Fault(field, "has a value that is too long or holds a zero byte");
+      }
+    }
+  }
+
+  v1::JobSpec spec_;
+  std::vector<FieldViolation> faults_;
+};
+
+}  // namespace
+
+const std::vector<std::string>& KnownNetworks() {
+  static const auto* const kNetworks = new std::vector<std::string>{"convnet28", "resnet20"};
+  return *kNetworks;
+}
+
+int QuantizedStageCount(const v1::JobSpec& resolved) {
+  const int widths = static_cast<int>(std::count_if(resolved.widths().begin(), resolved.widths().end(), [](int bits) { return bits != 32; }));
+  return resolved.two_stage() ? 2 * widths : widths;
+}
+
+absl::StatusOr<v1::JobSpec> ResolveJobSpec(v1::JobSpec spec) {
+  return Resolver(std::move(spec)).Run();
+}
+
+}  // namespace bitstair::server

@@ -1,0 +1,24 @@
+// Checks a recipe and writes out its defaults. Pure: no I/O, no clock; the client links it for offline validation.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "bitstair/v1/job.pb.h"
+
+namespace bitstair::server {
+
+// The networks that a recipe can name, sorted.
+const std::vector<std::string>& KnownNetworks();
+
+// Returns `spec` with every default of job.proto written out; resolving the result again changes nothing.
+// Errors: one InvalidFields status (proto/status.h) that lists every fault, each with its proto path within JobSpec ("widths[2]", "pretrain.epochs").
+// `pretrain` is required exactly if 32 is among the widths, `quantized` exactly if a lower width is. step_gamma is written out for STEP schedules only.
+// nesterov defaults to false where momentum is given as 0. data.path must be absolute: a client makes it so before it submits.
+absl::StatusOr<v1::JobSpec> ResolveJobSpec(v1::JobSpec spec);
+
+// How many stages a resolved spec's quantised widths make: one each, or with two_stage two each.
+int QuantizedStageCount(const v1::JobSpec& resolved);
+
+}  // namespace bitstair::server
