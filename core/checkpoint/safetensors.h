@@ -1,0 +1,26 @@
+// The safetensors container: 8 bytes header length (little endian), JSON header, raw tensors. Source: https://github.com/huggingface/safetensors (format section).
+// Ours is the strict subset that docs/formats/checkpoint.md describes.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace bitstair::core {
+
+struct SafetensorsFile {
+  std::map<std::string, std::string> metadata;
+  std::map<std::string, at::Tensor> tensors;  // CPU, contiguous; float32, float64, int64 or uint8
+};
+
+// The file's bytes, a function of the contents alone. INVALID_ARGUMENT names a tensor of another dtype.
+absl::StatusOr<std::string> EncodeSafetensors(const SafetensorsFile& file);
+
+// The reverse. `bytes` may be anything: DATA_LOSS says "NAME: byte N: what". Allocates no more than the bytes hold.
+absl::StatusOr<SafetensorsFile> DecodeSafetensors(absl::string_view bytes, const std::string& name);
+
+}  // namespace bitstair::core
