@@ -35,7 +35,7 @@ absl::Status ExpectMagic(InputFile& file, uint32_t magic, const char* kind) {
 
 // Whether a file can hold as many bytes as its header claims; before any of them is allocated.
 absl::Status CheckClaim(const InputFile& file, uint64_t claimed_bytes) {
-  if (claimed_bytes > kMaxBytes || claimed_bytes > file.max_bytes()) {
+  if (claimed_bytes > kMaxBytes || claimed_bytes + file.position() > file.max_bytes()) {
     return file.Fault(4, absl::StrCat("the header asks for ", claimed_bytes, " bytes, which the file of ", file.file_bytes(), " bytes cannot hold"));
   }
   return absl::OkStatus();
