@@ -1,6 +1,7 @@
 // A convolutional network whose weights and activations may have few bits, as the trainer sees it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,6 +32,16 @@ struct Buffer {
   at::Tensor value;
 };
 
+// Activations that must keep one common range, because shortcuts add them up.
+struct ActivationGroup {
+  std::string name;                      // of its first activation, e.g. "layer1.0.relu1"
+  std::vector<std::string> batch_norms;  // those that feed the group's activations: "layer1.0.bn1"
+  std::vector<std::string> restored_by;  // parameters that read the group with no batch norm behind: "fc.weight"
+};
+
+// Sees the values of an activation of group `group` (index into activation_groups()).
+using ActivationObserver = std::function<void(size_t group, const at::Tensor& values)>;
+
 // Not thread-safe. Calls run on the caller's thread and on LibTorch's intra-op pool.
 class Network {
  public:
@@ -42,6 +53,10 @@ class Network {
   // images: [N, C, H, W], normalised pixels of config().dtype. Returns logits [N, classes]. training: batch statistics, which also update this
   // rank's running statistics, and an autograd graph; otherwise running statistics and no graph.
   virtual at::Tensor Forward(const at::Tensor& images, bool training) = 0;
+
+  // For calibration (core/training/calibrate.h). The observer is called in Forward after each activation; null: none.
+  virtual const std::vector<ActivationGroup>& activation_groups() const = 0;
+  virtual void set_activation_observer(ActivationObserver observer) = 0;
 
   virtual std::vector<Parameter>& parameters() = 0;
   virtual std::vector<Buffer>& buffers() = 0;

@@ -1,0 +1,111 @@
+#include "core/nn/activation.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "core/kernels/activation.h"
+#include "core/kernels/max_pool.h"
+
+namespace bitstair::core {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+class QuantizedActivation : public torch::autograd::Function<QuantizedActivation> {
+ public:
+  // result: where the codes' scale and offset go.
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::shared_ptr<const ActivationQuantizer>& quantizer, Quantized* result) {
+    ctx->save_for_backward({x});
+    ctx->saved_data["quantizer"] = c10::IValue::make_capsule(c10::make_intrusive<Holder>(quantizer));
+    *result = quantizer->Forward(x);
+    return result->codes;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto holder = ctx->saved_data["quantizer"].toCapsule();
+    return {static_cast<Holder&>(*holder).quantizer->Backward(ctx->get_saved_variables()[0], grads[0]), at::Tensor(), at::Tensor()};
+  }
+
+ private:
+  struct Holder final : torch::CustomClassHolder {
+    explicit Holder(std::shared_ptr<const ActivationQuantizer> q) : quantizer(std::move(q)) {}
+    std::shared_ptr<const ActivationQuantizer> quantizer;
+  };
+};
+
+class FloatActivation : public torch::autograd::Function<FloatActivation> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, bool clip) {
+    ctx->save_for_backward({x});
+    ctx->saved_data["clip"] = clip;
+    at::Tensor y = at::empty_like(x);
+    if (clip) {
+      ClipActivations(x, y);
+    } else {
+      ReluActivations(x, y);
+    }
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const at::Tensor x = ctx->get_saved_variables()[0];
+    const at::Tensor grad = grads[0].contiguous();
+    at::Tensor grad_x = at::empty_like(x);
+    if (ctx->saved_data["clip"].toBool()) {
+      ClipBackward(x, grad, 1, grad_x);
+    } else {
+      ReluBackward(x, grad, grad_x);
+    }
+    return {grad_x, at::Tensor()};
+  }
+};
+
+class MaxPooling : public torch::autograd::Function<MaxPooling> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, int64_t size) {
+    const at::Tensor in = x.contiguous();
+    at::Tensor pooled = at::empty({x.size(0), x.size(1), x.size(2) / size, x.size(3) / size}, x.options().requires_grad(false));
+    at::Tensor taken = at::empty(pooled.sizes(), at::kByte);
+    MaxPool(in, size, pooled, taken);
+    ctx->saved_data["taken"] = taken;
+    ctx->saved_data["size"] = size;
+    ctx->saved_data["shape"] = x.sizes().vec();
+    return pooled;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const at::Tensor grad = grads[0].contiguous();
+    at::Tensor grad_x = at::empty(ctx->saved_data["shape"].toIntVector(), grad.options());
+    MaxPoolBackward(grad, ctx->saved_data["taken"].toTensor(), ctx->saved_data["size"].toInt(), grad_x);
+    return {grad_x, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+Activation::Activation(ActivationFunction function, std::shared_ptr<const ActivationQuantizer> quantizer)
+    : function_(function), quantizer_(std::move(quantizer)) {}
+
+Features Activation::Forward(const at::Tensor& x) const {
+  if (!quantizer_) return {FloatActivation::apply(x, function_ == ActivationFunction::kClip), 1, 0};
+  Quantized result;
+  at::Tensor codes = QuantizedActivation::apply(x, quantizer_, &result);
+  TORCH_CHECK(result.offset == 0, "activations: layers take codes without an offset");
+  return {std::move(codes), result.scale, quantizer_->greatest_code()};
+}
+
+Features MaxPool2d(const Features& features, int64_t size) { return {MaxPooling::apply(features.tensor, size), features.scale, features.greatest_code}; }
+
+Features GlobalAveragePool(const Features& features) { return {Values(features).mean({2, 3}), 1, 0}; }
+
+Features PaddedShortcut(const Features& features, int64_t channels, int64_t stride) {
+  const int64_t missing = channels - features.tensor.size(1);
+  TORCH_CHECK(missing >= 0, "option A cannot take channels away");
+  const at::Tensor thinned = features.tensor.slice(2, 0, std::nullopt, stride).slice(3, 0, std::nullopt, stride);
+  return {at::constant_pad_nd(thinned, {0, 0, 0, 0, missing / 2, missing - missing / 2}, 0), features.scale, features.greatest_code};
+}
+
+at::Tensor Values(const Features& features) { return features.scale == 1 ? features.tensor : features.tensor * features.scale; }
+
+}  // namespace bitstair::core

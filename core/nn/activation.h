@@ -1,0 +1,39 @@
+// Activation and pooling layers on features.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "core/nn/features.h"
+#include "core/nn/network_config.h"
+#include "core/quant/quantizer.h"
+
+namespace bitstair::core {
+
+class Activation {
+ public:
+  // quantizer: null for `function` without rounding.
+  Activation(ActivationFunction function, std::shared_ptr<const ActivationQuantizer> quantizer);
+
+  // x: [N, C, ...], the network's dtype. Differentiable.
+  Features Forward(const at::Tensor& x) const;
+
+ private:
+  ActivationFunction function_;
+  std::shared_ptr<const ActivationQuantizer> quantizer_;  // shared with the autograd graph, which may outlive this layer
+};
+
+// Window and stride `size`, no padding; after quantising, so it picks among codes. Gradient: to the first maximum in row-major window order.
+Features MaxPool2d(const Features& features, int64_t size);
+
+// Mean over height and width of the values: [N, C].
+Features GlobalAveragePool(const Features& features);
+
+// Option A of ResNet's shortcuts: every stride-th row and column, new channels (half before, half behind) hold code 0.
+Features PaddedShortcut(const Features& features, int64_t channels, int64_t stride);
+
+// scale * tensor, where that is not the tensor itself.
+at::Tensor Values(const Features& features);
+
+}  // namespace bitstair::core

@@ -1,0 +1,66 @@
+#include "core/nn/convnet28.h"
+
+#include <ATen/ATen.h>
+
+#include "absl/strings/str_cat.h"
+#include "core/nn/layered_network.h"
+
+namespace bitstair::core {
+namespace {
+
+class ConvNet28 final : public LayeredNetwork {
+ public:
+  ConvNet28(const NetworkConfig& config, const QuantizerFamily& family)
+      : LayeredNetwork(config, family),
+        conv1_(MakeConv2d("conv1", config.image_channels, 16, 3, 1, 1, false)),
+        bn1_(MakeBatchNorm("bn1", 16)),
+        conv2_(MakeConv2d("conv2", 16, 32, 3, 1, 1, true)),
+        bn2_(MakeBatchNorm("bn2", 32)),
+        conv3_(MakeConv2d("conv3", 32, 64, 3, 1, 1, true)),
+        bn3_(MakeBatchNorm("bn3", 64)),
+        fc1_(MakeQuantizedLinear("fc1", 64 * 3 * 3, 128)),
+        bn4_(MakeBatchNorm("bn4", 128)),
+        fc2_(MakeLinear("fc2", 128, config.classes)),
+        activation_(MakeActivation(false)),
+        last_activation_(MakeActivation(true)) {
+    for (int i = 1; i <= 4; ++i) {
+      const size_t group = AddGroup(absl::StrCat("relu", i), i == 4 ? std::vector<std::string>{"fc2.weight"} : std::vector<std::string>{});
+      JoinGroup(group, absl::StrCat("bn", i));
+    }
+  }
+
+ protected:
+  at::Tensor Logits(const Features& images, bool training) override {
+    Features x = Normalize(bn1_, activation_, 0, conv1_.Forward(images), nullptr, training);
+    x = Normalize(bn2_, activation_, 1, conv2_.Forward(MaxPool2d(x, 2)), nullptr, training);
+    x = Normalize(bn3_, activation_, 2, conv3_.Forward(MaxPool2d(x, 2)), nullptr, training);
+    x = MaxPool2d(x, 2);
+    x.tensor = x.tensor.flatten(1);
+    x = Normalize(bn4_, last_activation_, 3, fc1_.Forward(x), nullptr, training);
+    return fc2_.Forward(x);
+  }
+
+ private:
+  QuantizedConv2d conv1_;
+  BatchNorm bn1_;
+  QuantizedConv2d conv2_;
+  BatchNorm bn2_;
+  QuantizedConv2d conv3_;
+  BatchNorm bn3_;
+  QuantizedLinear fc1_;
+  BatchNorm bn4_;
+  Linear fc2_;
+  Activation activation_;
+  Activation last_activation_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Network>> MakeConvNet28(const NetworkConfig& config, const QuantizerFamily& family) {
+  if (config.image_height != 28 || config.image_width != 28) {
+    return absl::InvalidArgumentError(absl::StrCat("network convnet28 takes images of 28x28, not ", config.image_height, "x", config.image_width));
+  }
+  return std::make_unique<ConvNet28>(config, family);
+}
+
+}  // namespace bitstair::core

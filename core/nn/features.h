@@ -1,0 +1,33 @@
+// What flows between the layers of a network.
+//
+// Gradients are derivatives by the numbers a tensor holds: dL/dcode on codes, dL/dS on sums. A code's value is scale * code, so dL/dcode = scale * dL/dvalue.
+// Only a Parameter's leaf differs from what the forward pass multiplies with: it holds values w_q, and gets dL/dw_q.
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+namespace bitstair::core {
+
+// Activations [N, C, H, W] or [N, C], contiguous, the network's dtype; value = scale * tensor.
+struct Features {
+  at::Tensor tensor;
+  double scale = 1;
+  int64_t greatest_code = 0;  // tensor holds integers in [0, greatest_code]; 0: floats
+};
+
+// What a convolution or linear layer gives before normalisation; value = scale * tensor.
+struct Sums {
+  at::Tensor tensor;  // the network's dtype, or float64 where bound >= 2^24
+  double scale = 1;
+  int64_t bound = 0;  // tensor holds integers of at most this magnitude; 0: floats
+};
+
+// Integers up to this magnitude and all sums on the way to them are exact in float32.
+inline constexpr int64_t kExactFloat32 = int64_t{1} << 24;
+
+// B = K n_a n_w: the greatest magnitude of a sum of `taps` products of codes.
+constexpr int64_t SumBound(int64_t taps, int64_t greatest_activation, int64_t greatest_weight) { return taps * greatest_activation * greatest_weight; }
+
+}  // namespace bitstair::core

@@ -1,0 +1,107 @@
+#include "core/nn/layered_network.h"
+
+#include <cmath>
+#include <numbers>
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include "core/random/philox.h"
+
+namespace bitstair::core {
+
+LayeredNetwork::LayeredNetwork(NetworkConfig config, QuantizerFamily family) : config_(std::move(config)), family_(std::move(family)) {}
+
+void LayeredNetwork::QuantizeWeights() {
+  for (Weight* weight : quantized_) weight->Quantize();
+}
+
+at::Tensor LayeredNetwork::Forward(const at::Tensor& images, bool training) {
+  TORCH_CHECK(images.dim() == 4 && images.size(1) == config_.image_channels && images.size(2) == config_.image_height && images.size(3) == config_.image_width,
+              config_.network, " was made for images of ", config_.image_channels, "x", config_.image_height, "x", config_.image_width, ", got ", images.sizes());
+  TORCH_CHECK(images.scalar_type() == config_.dtype, config_.network, " computes in ", config_.dtype, ", got images of ", images.scalar_type());
+  const at::AutoGradMode grad_mode(training);
+  return Logits({images.contiguous(), 1, 0}, training);
+}
+
+at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread) {
+  at::Tensor weights = at::empty(shape, at::kDouble);
+  double* w = weights.mutable_data_ptr<double>();
+  const auto layer = static_cast<uint32_t>(parameters_.size());
+  const int64_t size = weights.numel();
+  for (int64_t i = 0; i < size; i += 4) {
+    const std::array<uint32_t, 4> words = Philox4x32(config_.seed, Purpose::kInit, layer, static_cast<uint32_t>(i / 4), 0);
+    double values[4];
+    if (distribution == Distribution::kUniform) {
+      for (int j = 0; j < 4; ++j) values[j] = spread * (2 * ((words[j] + 0.5) * 0x1p-32) - 1);
+    } else {
+      for (int j = 0; j < 4; j += 2) {  // Box and Muller: two words, two numbers
+        const double radius = spread * std::sqrt(-2 * std::log((words[j] + 1.0) * 0x1p-32));
+        const double angle = 2 * std::numbers::pi * (words[j + 1] * 0x1p-32);
+        values[j] = radius * std::cos(angle);
+        values[j + 1] = radius * std::sin(angle);
+      }
+    }
+    for (int64_t j = 0; j < 4 && i + j < size; ++j) w[i + j] = values[j];
+  }
+  return weights.to(config_.dtype);
+}
+
+std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, const at::Tensor& initial, bool quantized) {
+  std::unique_ptr<WeightQuantizer> quantizer;
+  if (quantized && config_.weight_bits != 32) quantizer = family_.weights(config_.weight_bits, {config_.detach_weight_max});
+  const bool listed = quantizer != nullptr;
+  auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer));
+  parameters_.push_back(weight->parameter());
+  if (listed) quantized_.push_back(weight.get());
+  return weight;
+}
+
+QuantizedConv2d LayeredNetwork::MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool quantized) {
+  const double fan_out = static_cast<double>(out * kernel * kernel);
+  const at::Tensor initial = InitialWeights({out, in, kernel, kernel}, Distribution::kNormal, std::sqrt(2 / fan_out));
+  return QuantizedConv2d(MakeWeight(name, initial, quantized), stride, padding);
+}
+
+QuantizedLinear LayeredNetwork::MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out) {
+  const at::Tensor initial = InitialWeights({out, in}, Distribution::kUniform, 1 / std::sqrt(static_cast<double>(in)));
+  return QuantizedLinear(MakeWeight(name, initial, true));
+}
+
+LayeredNetwork::Linear LayeredNetwork::MakeLinear(const std::string& name, int64_t in, int64_t out) {
+  const double spread = 1 / std::sqrt(static_cast<double>(in));
+  Linear linear;
+  linear.weight = InitialWeights({out, in}, Distribution::kUniform, spread).set_requires_grad(true);
+  parameters_.push_back({name + ".weight", linear.weight, linear.weight, nullptr, false});
+  linear.bias = InitialWeights({out}, Distribution::kUniform, spread).set_requires_grad(true);
+  parameters_.push_back({name + ".bias", linear.bias, linear.bias, nullptr, false});
+  return linear;
+}
+
+BatchNorm LayeredNetwork::MakeBatchNorm(const std::string& name, int64_t channels) {
+  BatchNorm norm(name, channels, config_.dtype);
+  norm.AddParameters(parameters_);
+  norm.AddBuffers(buffers_);
+  return norm;
+}
+
+Activation LayeredNetwork::MakeActivation(bool feeds_full_precision) const {
+  if (config_.activation_bits == 32) return Activation(config_.activation, nullptr);
+  if (feeds_full_precision && !config_.quantize_last_activation) return Activation(ActivationFunction::kClip, nullptr);
+  return Activation(ActivationFunction::kClip, family_.activations(config_.activation_bits, {config_.detach_weight_max}));
+}
+
+size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by) {
+  groups_.push_back({std::move(name), {}, std::move(restored_by)});
+  return groups_.size() - 1;
+}
+
+Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training) {
+  Features features = activation.Forward(norm.Forward(sums, shortcut, training));
+  if (observer_) observer_(group, Values(features));
+  return features;
+}
+
+at::Tensor LayeredNetwork::Linear::Forward(const Features& features) const { return at::linear(Values(features), weight, bias); }
+
+}  // namespace bitstair::core

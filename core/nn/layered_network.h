@@ -1,0 +1,68 @@
+// The shared half of all networks: lists of parameters and buffers, initial weights, quantisers by configuration.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/nn/activation.h"
+#include "core/nn/batch_norm.h"
+#include "core/nn/network.h"
+#include "core/nn/quantized_conv2d.h"
+#include "core/nn/quantized_linear.h"
+
+namespace bitstair::core {
+
+// A network builds its layers in its constructor through the Make functions, in the order in which its parameters are to be listed.
+class LayeredNetwork : public Network {
+ public:
+  // config and family are checked by CreateNetwork.
+  LayeredNetwork(NetworkConfig config, QuantizerFamily family);
+
+  void QuantizeWeights() override;
+  at::Tensor Forward(const at::Tensor& images, bool training) final;
+  const std::vector<ActivationGroup>& activation_groups() const override { return groups_; }
+  void set_activation_observer(ActivationObserver observer) override { observer_ = std::move(observer); }
+  std::vector<Parameter>& parameters() override { return parameters_; }
+  std::vector<Buffer>& buffers() override { return buffers_; }
+  const NetworkConfig& config() const override { return config_; }
+
+ protected:
+  // A full-precision linear layer with bias, on values.
+  struct Linear {
+    at::Tensor weight, bias;
+    at::Tensor Forward(const Features& features) const;
+  };
+
+  virtual at::Tensor Logits(const Features& images, bool training) = 0;
+
+  // Initial weights: Kaiming normal, fan_out, gain sqrt(2) for convolutions; PyTorch's uniform(-1/sqrt(in), 1/sqrt(in)) for linear layers; Philox
+  // kInit with the tensor's number in parameters() as the layer. quantized: by weight_bits.
+  QuantizedConv2d MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool quantized);
+  QuantizedLinear MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out);
+  Linear MakeLinear(const std::string& name, int64_t in, int64_t out);
+  BatchNorm MakeBatchNorm(const std::string& name, int64_t channels);
+  // An activation that feeds a full-precision layer is quantised only with quantize_last_activation.
+  Activation MakeActivation(bool feeds_full_precision) const;
+  size_t AddGroup(std::string name, std::vector<std::string> restored_by = {});
+  void JoinGroup(size_t group, const std::string& batch_norm) { groups_[group].batch_norms.push_back(batch_norm); }
+
+  // activation(norm(sums) + shortcut), shown to the observer.
+  Features Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training);
+
+ private:
+  enum class Distribution { kNormal, kUniform };
+  // Normal: standard deviation `spread`; uniform: (-spread, spread).
+  at::Tensor InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread);
+  std::unique_ptr<Weight> MakeWeight(const std::string& name, const at::Tensor& initial, bool quantized);
+
+  const NetworkConfig config_;
+  const QuantizerFamily family_;
+  std::vector<Parameter> parameters_;
+  std::vector<Buffer> buffers_;
+  std::vector<Weight*> quantized_;  // owned by the layers
+  std::vector<ActivationGroup> groups_;
+  ActivationObserver observer_;
+};
+
+}  // namespace bitstair::core

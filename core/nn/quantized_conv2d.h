@@ -1,0 +1,30 @@
+// Convolution on codes, reference numerics: integer-valued float32 in ATen while B < 2^24, float64 from there on. Exact either way.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/nn/features.h"
+#include "core/nn/weight.h"
+
+namespace bitstair::core {
+
+// No bias: a batch norm follows. With a full-precision weight or float features it is an ordinary convolution of the network's dtype.
+class QuantizedConv2d {
+ public:
+  // weight: [out, in, k, k]. Padding is code 0.
+  QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding);
+
+  // S = conv(codes, weight codes). Differentiable by features.tensor and the weight's leaf; the backward pass runs in the network's dtype.
+  Sums Forward(const Features& features) const;
+
+  Weight& weight() { return *weight_; }
+
+ private:
+  std::unique_ptr<Weight> weight_;
+  int64_t stride_;
+  int64_t padding_;
+};
+
+}  // namespace bitstair::core

@@ -1,0 +1,31 @@
+#include "core/quant/quantizer.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/quant/dorefa.h"
+
+namespace bitstair::core {
+namespace {
+
+// To add a quantiser: one header, one source, one line here.
+const std::vector<QuantizerFamily>& Families() {
+  static const auto* families = new std::vector<QuantizerFamily>{
+      {"dorefa", MakeDorefaWeightQuantizer, MakeDorefaActivationQuantizer},
+  };
+  return *families;
+}
+
+}  // namespace
+
+absl::StatusOr<QuantizerFamily> FindQuantizer(const std::string& name) {
+  std::string known;
+  for (const QuantizerFamily& family : Families()) {
+    if (family.name == name) return family;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", family.name);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("unknown quantizer \"", name, "\"; known: ", known));
+}
+
+bool IsLegalWidth(int bits) { return (bits >= 1 && bits <= 8) || bits == 16 || bits == 32; }
+
+}  // namespace bitstair::core

@@ -1,0 +1,52 @@
+#include "core/training/train_step.h"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace bitstair::core {
+namespace {
+
+bool Finite(const at::Tensor& tensor) { return at::isfinite(tensor.detach()).all().item<bool>(); }
+
+// Where the first number that is not finite can be seen. Running statistics have just taken up this batch's, so they tell the layer.
+std::string WhereNotFinite(Network& network, const at::Tensor& images) {
+  if (!Finite(images)) return "the images are not finite";
+  for (const Parameter& p : network.parameters()) {
+    if (!Finite(p.latent)) return absl::StrCat("parameter ", p.name, " is not finite");
+  }
+  for (const Buffer& b : network.buffers()) {
+    if (!Finite(b.value)) return absl::StrCat("first seen in ", b.name);
+  }
+  return "all parameters and statistics are finite: the logits are too large";
+}
+
+}  // namespace
+
+TrainStep::TrainStep(Network* network, Sgd* sgd, GradientSink* gradients) : network_(network), sgd_(sgd), gradients_(gradients) {}
+
+absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_rate) {
+  network_->QuantizeWeights();
+  gradients_->PrepareForward();
+  const at::Tensor images = batch.images.to(network_->config().dtype);
+  const at::Tensor logits = network_->Forward(images, /*training=*/true);
+  const at::Tensor loss = at::cross_entropy_loss(logits, batch.labels);
+
+  StepResult result;
+  result.loss = loss.item<double>();
+  if (!std::isfinite(result.loss)) {
+    return absl::InternalError(absl::StrCat("the loss of batch ", batch.index, " is ", result.loss, "; ", WhereNotFinite(*network_, images)));
+  }
+  result.images = batch.labels.size(0);
+  result.correct = logits.detach().argmax(1).eq(batch.labels).sum().item<int64_t>();
+
+  gradients_->PrepareBackward(loss);
+  loss.backward();
+  gradients_->Finish();
+  sgd_->Step(learning_rate);
+  return result;
+}
+
+}  // namespace bitstair::core
