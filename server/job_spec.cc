@@ -15,8 +15,9 @@ namespace {
 
 constexpr int kMaxEpochs = 100000;
 constexpr int kMaxBatchSize = 1 << 16;
-constexpr size_t kMaxEnvironment = 64;
+constexpr size_t kMaxEnvironment = 32;
 constexpr size_t kMaxTextBytes = 4096;
+constexpr size_t kMaxVariableBytes = 256;
 
 class Resolver {
  public:
@@ -227,7 +228,7 @@ class Resolver {
         Fault(field, "is not allowed; only NCCL_*, GLOO_* and OMP_* are");
       } else if (NamesAFile(key, value)) {
         Fault(field, "names a file, which is not allowed");
-      } else if (value.size() > kMaxTextBytes || value.find('\0') != std::string::npos) {
+      } else if (key.size() > kMaxVariableBytes || value.size() > kMaxVariableBytes || value.find('\0') != std::string::npos) {
         Fault(field, "has a value that is too long or holds a zero byte");
       }
     }

@@ -1,0 +1,89 @@
+// The coordinator's state in memory. Plain values: the strand of server/coordinator.h owns them, the pure parts change them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "bitstair/store/v1/records.pb.h"
+#include "bitstair/v1/fleet.pb.h"
+#include "bitstair/v1/job.pb.h"
+
+namespace bitstair::server {
+
+namespace records = bitstair::store::v1;
+
+// One rank of a running attempt.
+struct AttemptRank {
+  int rank = 0;
+  std::string worker_id;
+  int slot = 0;
+  int64_t pid = 0;  // 0: has not reported
+  bool exited = false;
+  v1::ExitCause cause = v1::EXIT_CAUSE_UNSPECIFIED;
+  std::string message;
+  // Its worker is UNREACHABLE: a broken gang does not wait for it.
+  bool unreachable = false;
+  // Counted as lost at this time unless its worker says otherwise.
+  absl::Time lost_after = absl::InfiniteFuture();
+};
+
+// The attempt under way at a stage, of the stage record's generation. Gone once every rank has ended and the outcome is committed.
+struct Attempt {
+  std::vector<AttemptRank> ranks;
+  std::string rendezvous_token;
+  std::string rendezvous_address;
+  absl::Time start;
+  double seconds_before = 0;  // of earlier attempts
+  // Being ended: all ranks were told to stop.
+  bool stopping = false;
+  // Some rank ended as asked although the coordinator had not asked: its worker is leaving. Such an end does not count against max_attempts.
+  bool left = false;
+  // Was under way when the coordinator started, so its loss is not the stage's fault.
+  bool reloaded = false;
+  // When to stop waiting: for ranks that were told to stop, or for the last checkpoint of a finished gang.
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct Stage {
+  records::StageRecord record;
+  std::vector<v1::EpochResult> epochs;  // epochs[i] is epoch i + 1
+  std::optional<Attempt> attempt;
+  absl::Time retry_after = absl::InfinitePast();
+  // Not durable: newest progress, and what a PENDING stage waits for.
+  std::optional<v1::StageProgress> progress;
+  std::string waits_for;
+};
+
+// What a worker said about a job's data set.
+struct DataAnswer {
+  std::string digest;  // or:
+  std::string error;   // or: not offered
+  bool operator==(const DataAnswer&) const = default;
+};
+
+struct Job {
+  records::JobRecord record;
+  std::vector<Stage> stages;
+  std::vector<records::EventRecord> events;  // oldest first; the last one's sequence number is next_event - 1
+  int64_t next_event = 1;
+  // Not durable: what workers said, by worker id, and what a RESOLVING job waits for.
+  std::map<std::string, DataAnswer> data;
+  std::string waits_for;
+};
+
+inline bool IsEnded(v1::JobState state) {
+  return state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED;
+}
+inline bool IsEnded(v1::StageState state) {
+  return state == v1::STAGE_STATE_SUCCEEDED || state == v1::STAGE_STATE_FAILED || state == v1::STAGE_STATE_CANCELLED;
+}
+
+// jobs/ID and jobs/ID/stages/NAME.
+std::string JobName(const std::string& job_id);
+std::string StageName(const Job& job, const Stage& stage);
+
+}  // namespace bitstair::server
