@@ -1,0 +1,171 @@
+#include "client/commands/command.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "client/interrupt.h"
+#include "client/json.h"
+#include "client/table.h"
+#include "server/daemon/daemon.h"
+
+namespace bitstair::client {
+namespace {
+
+std::string CheckAddress(const std::string& text) {
+  const auto address = daemon::ParseHostPort(text);
+  if (!address.ok()) return std::string(address.status().message());
+  return address->port == 0 ? "port 0 is no address to connect to" : "";
+}
+
+std::string CheckJob(const std::string& text) {
+  const std::string name = ShortName(text);
+  const bool plain =
+      !name.empty() && name.size() <= 200 && name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == std::string::npos;
+  return plain && (text == name || text == "jobs/" + name) ? ""
+                                                           : absl::StrCat("\"", Fit(Harmless(text), 60), "\" is no job's name; `bitstair list` shows them");
+}
+
+bool IsTerminal(int fd) {
+  const char* term = std::getenv("TERM");
+  return isatty(fd) == 1 && term != nullptr && std::strcmp(term, "dumb") != 0;
+}
+
+bool HasColor() {
+  const char* no_color = std::getenv("NO_COLOR");
+  return no_color == nullptr || no_color[0] == '\0';
+}
+
+int TerminalWidth() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  const char* columns = std::getenv("COLUMNS");
+  int width = 0;
+  return columns != nullptr && absl::SimpleAtoi(columns, &width) && width >= 20 && width <= 1000 ? width : 80;
+}
+
+}  // namespace
+
+const CLI::Validator kIsJob(CheckJob, "", "job");
+
+void AddCoordinator(CLI::App& command, std::string& coordinator) {
+  coordinator = "127.0.0.1:7420";
+  command.add_option("--coordinator", coordinator, "Where the coordinator listens")
+      ->envname("BITSTAIR_COORDINATOR")
+      ->type_name("HOST:PORT")
+      ->capture_default_str()
+      ->check(CLI::Validator(CheckAddress, "", "address"));
+}
+
+void AddOutput(CLI::App& command, std::string& output, const std::vector<std::string>& formats) {
+  output = formats.front();
+  command.add_option("-o,--output", output, "Format of what goes to stdout")
+      ->type_name(absl::StrJoin(formats, "|"))
+      ->capture_default_str()
+      ->check(CLI::IsMember(formats));
+}
+
+void AddRecipe(CLI::App& command, RecipeArguments& arguments) {
+  command.add_option("recipe", arguments.file, "The recipe, a YAML file")->type_name("RECIPE")->required();
+  command.add_option("--set", arguments.sets, "Replace one value of the recipe, e.g. --set quantized.epochs=10 --set 'widths=[32, 8, 4]'; can be repeated")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+absl::StatusOr<CheckedRecipe> LoadRecipe(const RecipeArguments& arguments, bool data_is_here) {
+  auto recipe = ReadRecipe(arguments.file, arguments.sets);
+  if (!recipe.ok()) return recipe.status();
+  auto spec = ResolveRecipe(*recipe, data_is_here);
+  if (!spec.ok()) return spec.status();
+  return CheckedRecipe{*std::move(recipe), *std::move(spec)};
+}
+
+void Print(const std::string& text) {
+  if (fwrite(text.data(), 1, text.size(), stdout) != text.size() || fflush(stdout) != 0) {
+    perror("bitstair: stdout");
+    _exit(kFailed);
+  }
+}
+
+void Complain(const std::string& text) {
+  fprintf(stderr, "bitstair: %s\n", Harmless(text).c_str());
+}
+
+int Fail(const absl::Status& status, const std::string& address) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      Complain(absl::StrCat("coordinator ", address, " is not reachable: ", status.message(),
+                            "\nIs bitstair-server running there? --coordinator or BITSTAIR_COORDINATOR names another."));
+      return kUnreachable;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+      Complain(absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message()));
+      return kWrongUsage;
+    default:
+      Complain(absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message()));
+      return kFailed;
+  }
+}
+
+int ExitCodeOf(v1::JobState state) {
+  return state == v1::JOB_STATE_SUCCEEDED ? kDone : state == v1::JOB_STATE_CANCELLED ? kCancelled : kFailed;
+}
+
+int PrintResult(const v1::Job& job, const std::string& output, bool quiet) {
+  if (output != "table") {
+    Print(Dump(JobJson(job, false), output));
+  } else if (!job.stages().empty()) {
+    Print(ResultTable(job));
+  }
+  const std::string name = ShortName(job.name());
+  if (job.state() == v1::JOB_STATE_FAILED) {
+    Complain(absl::StrCat("job ", name, " failed: ", job.reason()));
+  } else if (!quiet) {
+    double seconds = 0;
+    for (const v1::Stage& stage : job.stages()) seconds += stage.seconds();
+    Complain(absl::StrCat("job ", name, " ", StateWord(job.state()), ", ", Duration(seconds), " of training", job.reason().empty() ? "" : ": ", job.reason()));
+  }
+  return ExitCodeOf(job.state());
+}
+
+Console::Console(bool quiet)
+    : quiet_(quiet), terminal_(IsTerminal(STDERR_FILENO)), progress_(ProgressStyle{terminal_, terminal_ && HasColor(), TerminalWidth()}) {}
+
+void Console::Write(const std::string& text) {
+  if (!quiet_ && !text.empty()) fwrite(text.data(), 1, text.size(), stderr);
+}
+
+void Console::OnChange(const v1::WatchJobResponse& change) {
+  if (terminal_) progress_.SetWidth(TerminalWidth());
+  Write(progress_.OnChange(change));
+}
+
+void Console::Note(const std::string& line) {
+  Write(progress_.Note(line));
+}
+
+void Console::Finish() {
+  Write(progress_.Finish());
+}
+
+int WatchToEnd(Client& client, const std::string& job, const std::string& output, bool quiet) {
+  static std::string words;  // read by a signal handler
+  words = absl::StrCat("\nbitstair: the job goes on; bitstair watch ", ShortName(job), " looks again, bitstair cancel ", ShortName(job), " ends it\n");
+  ExitOnInterrupt(words.c_str());
+  Console console(quiet);
+  const auto ended = client.WatchJob(job, [&](const v1::WatchJobResponse& change) { console.OnChange(change); });
+  console.Finish();
+  return ended.ok() ? PrintResult(*ended, output, quiet) : Fail(ended.status(), client.address());
+}
+
+}  // namespace bitstair::client

@@ -1,0 +1,189 @@
+#include "client/json.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/timestamp.pb.h>
+#include <google/protobuf/util/time_util.h>
+#include <yaml-cpp/emitter.h>
+
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/strip.h"
+#include "client/client.h"
+
+namespace bitstair::client {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::util::TimeUtil;
+
+Json Number(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+// One value; index < 0: of a field that is not repeated.
+Json ValueJson(const Message& message, const FieldDescriptor& field, int index, EnumWords words) {
+  const auto& r = *message.GetReflection();
+  const bool one = index < 0;
+  switch (field.cpp_type()) {
+    case FieldDescriptor::CPPTYPE_STRING:
+      return one ? r.GetString(message, &field) : r.GetRepeatedString(message, &field, index);
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return one ? r.GetBool(message, &field) : r.GetRepeatedBool(message, &field, index);
+    case FieldDescriptor::CPPTYPE_INT32:
+      return one ? r.GetInt32(message, &field) : r.GetRepeatedInt32(message, &field, index);
+    case FieldDescriptor::CPPTYPE_INT64:
+      return one ? r.GetInt64(message, &field) : r.GetRepeatedInt64(message, &field, index);
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return one ? r.GetUInt32(message, &field) : r.GetRepeatedUInt32(message, &field, index);
+    case FieldDescriptor::CPPTYPE_UINT64:
+      return one ? r.GetUInt64(message, &field) : r.GetRepeatedUInt64(message, &field, index);
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return Number(one ? r.GetDouble(message, &field) : r.GetRepeatedDouble(message, &field, index));
+    case FieldDescriptor::CPPTYPE_FLOAT:
+      return Number(one ? r.GetFloat(message, &field) : r.GetRepeatedFloat(message, &field, index));
+    case FieldDescriptor::CPPTYPE_ENUM:
+      return EnumWord(one ? *r.GetEnum(message, &field) : *r.GetRepeatedEnum(message, &field, index), words);
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      return ToJson(one ? r.GetMessage(message, &field) : r.GetRepeatedMessage(message, &field, index), words);
+  }
+  return nullptr;
+}
+
+void EmitYaml(YAML::Emitter& out, const Json& value) {
+  if (value.is_object()) {
+    out << YAML::BeginMap;
+    for (const auto& [key, item] : value.items()) {
+      out << YAML::Key << key << YAML::Value;
+      EmitYaml(out, item);
+    }
+    out << YAML::EndMap;
+  } else if (value.is_array()) {
+    if (value.empty() || value.front().is_primitive()) out << YAML::Flow;
+    out << YAML::BeginSeq;
+    for (const Json& item : value) EmitYaml(out, item);
+    out << YAML::EndSeq;
+  } else if (value.is_string()) {
+    // Quoted: "1e5" and "true" stay text for every reader.
+    out << YAML::DoubleQuoted << value.get<std::string>();
+  } else {
+    out << value.dump();  // numbers, true, false, null are the same words in both
+  }
+}
+
+std::optional<double> LastTop1(const v1::Stage& stage) {
+  if (stage.epochs().empty()) return std::nullopt;
+  return stage.epochs(stage.epochs_size() - 1).test_top1();
+}
+
+}  // namespace
+
+std::string EnumWord(const google::protobuf::EnumValueDescriptor& value, EnumWords words) {
+  const std::string prefix(absl::StripSuffix(value.type()->value(0)->name(), "UNSPECIFIED"));
+  const std::string word(absl::StripPrefix(value.name(), prefix));
+  return words == EnumWords::kRecipe ? absl::AsciiStrToLower(word) : word;
+}
+
+std::string StateWord(v1::JobState state) {
+  const auto* value = v1::JobState_descriptor()->FindValueByNumber(state);
+  return value == nullptr ? std::to_string(state) : EnumWord(*value);
+}
+
+std::string StateWord(v1::StageState state) {
+  const auto* value = v1::StageState_descriptor()->FindValueByNumber(state);
+  return value == nullptr ? std::to_string(state) : EnumWord(*value);
+}
+
+Json ToJson(const Message& message, EnumWords words) {
+  if (message.GetDescriptor() == google::protobuf::Timestamp::descriptor()) {
+    return TimeUtil::ToString(static_cast<const google::protobuf::Timestamp&>(message));
+  }
+  Json result = Json::object();
+  const auto& reflection = *message.GetReflection();
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const FieldDescriptor& field = *message.GetDescriptor()->field(i);
+    if (field.is_map()) {
+      std::map<std::string, std::string> sorted;  // maps hold strings only
+      for (int j = 0; j < reflection.FieldSize(message, &field); ++j) {
+        const Message& entry = reflection.GetRepeatedMessage(message, &field, j);
+        sorted[entry.GetReflection()->GetString(entry, field.message_type()->map_key())] =
+            entry.GetReflection()->GetString(entry, field.message_type()->map_value());
+      }
+      if (!sorted.empty()) result[field.name()] = sorted;
+    } else if (field.is_repeated()) {
+      Json list = Json::array();
+      for (int j = 0; j < reflection.FieldSize(message, &field); ++j) list.push_back(ValueJson(message, field, j, words));
+      if (!list.empty()) result[field.name()] = std::move(list);
+    } else if (!field.has_presence() || reflection.HasField(message, &field)) {
+      result[field.name()] = ValueJson(message, field, -1, words);
+    }
+  }
+  return result;
+}
+
+Json JobJson(const v1::Job& job, bool details) {
+  Json result;
+  result["job"] = ShortName(job.name());
+  result["name"] = job.spec().name();
+  result["state"] = StateWord(job.state());
+  result["reason"] = job.reason();
+  result["create_time"] = ToJson(job.create_time());
+  result["end_time"] = job.has_end_time() ? ToJson(job.end_time()) : Json(nullptr);
+  double seconds = 0;
+  std::optional<double> full_precision;
+  for (const v1::Stage& stage : job.stages()) {
+    seconds += stage.seconds();
+    if (stage.spec().weight_bits() == 32 && stage.spec().activation_bits() == 32) full_precision = LastTop1(stage);
+  }
+  result["seconds"] = seconds;
+  if (details) result["spec"] = ToJson(job.spec(), EnumWords::kRecipe);
+  result["stages"] = Json::array();
+  for (const v1::Stage& stage : job.stages()) {
+    const bool measured = !stage.epochs().empty();
+    const v1::EpochResult last = measured ? stage.epochs(stage.epochs_size() - 1) : v1::EpochResult();
+    Json out;
+    out["name"] = ShortName(stage.name());
+    out["weight_bits"] = stage.spec().weight_bits();
+    out["activation_bits"] = stage.spec().activation_bits();
+    out["state"] = StateWord(stage.state());
+    out["reason"] = stage.reason();
+    out["epochs"] = stage.spec().epochs();
+    out["epochs_done"] = stage.epochs_size();
+    out["top1"] = measured ? Number(last.test_top1()) : Json(nullptr);
+    out["top5"] = measured ? Number(last.test_top5()) : Json(nullptr);
+    out["drop"] = measured && full_precision ? Number(*full_precision - last.test_top1()) : Json(nullptr);
+    out["loss"] = measured ? Number(last.train_loss()) : Json(nullptr);
+    out["images_per_second"] = measured ? Number(last.images_per_second()) : Json(nullptr);
+    out["seconds"] = Number(stage.seconds());
+    out["checkpoint_sha256"] = stage.checkpoint().sha256();
+    out["key"] = stage.key();
+    out["attempts"] = stage.attempts();
+    out["generation"] = stage.generation();
+    out["resumed_epoch"] = stage.resumed_epoch();
+    out["resumed_step"] = stage.resumed_step();
+    out["bit_exact"] = stage.bit_exact();
+    out["placement"] = Json::array();
+    for (const v1::RankPlacement& rank : stage.placement()) {
+      out["placement"].push_back({{"rank", rank.rank()}, {"worker", ShortName(rank.worker())}, {"pid", rank.pid()}});
+    }
+    if (details) {
+      if (stage.has_progress()) out["progress"] = ToJson(stage.progress());
+      out["results"] = Json::array();
+      for (const v1::EpochResult& epoch : stage.epochs()) out["results"].push_back(ToJson(epoch));
+    }
+    result["stages"].push_back(std::move(out));
+  }
+  return result;
+}
+
+std::string Dump(const Json& value, const std::string& format) {
+  if (format != "yaml") return value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  YAML::Emitter out;
+  EmitYaml(out, value);
+  return std::string(out.c_str()) + "\n";
+}
+
+}  // namespace bitstair::client

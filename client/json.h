@@ -1,0 +1,37 @@
+// What the command line prints for programs: JSON of messages and results, and the same as YAML.
+#pragma once
+
+#include <google/protobuf/message.h>
+
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "bitstair/v1/job.pb.h"
+
+namespace bitstair::client {
+
+using Json = nlohmann::ordered_json;
+
+enum class EnumWords { kUpper, kRecipe };  // "RUNNING", or as recipes write them: "per_width"
+
+// Fields by their proto names, in order: enums without prefix, times as RFC 3339, integers as numbers. Scalars without presence are always there,
+// absent messages, lists and optional fields are left out.
+Json ToJson(const google::protobuf::Message& message, EnumWords words = EnumWords::kUpper);
+
+// An enum value without its prefix: JOB_STATE_RUNNING -> "RUNNING".
+std::string EnumWord(const google::protobuf::EnumValueDescriptor& value, EnumWords words = EnumWords::kUpper);
+std::string StateWord(v1::JobState state);
+std::string StateWord(v1::StageState state);
+
+// One result of a job. {"job", "name", "state", "reason", "create_time", "end_time", "seconds", "stages": [...]}; a stage has "name", "weight_bits",
+// "activation_bits", "epochs" (planned), "epochs_done", "top1" and "top5" (test, last epoch, percent; null before the first), "drop" (top-1 below the
+// full-precision stage; null if unknown), "loss", "seconds", "images_per_second", "checkpoint_sha256" (newest complete one; "" if none), "state",
+// "reason", "key", "attempts", "generation", "resumed_epoch", "resumed_step", "bit_exact", "placement".
+// details: adds "spec" and, to each stage, "progress" and "results" (one per epoch).
+Json JobJson(const v1::Job& job, bool details);
+
+// `format`: "json" (indented by 2) or "yaml"; ends with a newline.
+std::string Dump(const Json& value, const std::string& format);
+
+}  // namespace bitstair::client
