@@ -1,0 +1,181 @@
+#include "worker/datasets.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "core/digest/sha256.h"
+#include "core/files/durable_file.h"
+
+namespace bitstair::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kDigestPrefix[] = "bitstair-dataset-v1\n";
+// A file younger than this may change again without a new time stamp, so its digest is not remembered.
+constexpr time_t kSettledSeconds = 2;
+
+absl::StatusOr<std::string> RealPath(const std::string& path) {
+  char* resolved = realpath(path.c_str(), nullptr);
+  if (resolved == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot use data at ", path));
+  std::string result = resolved;
+  free(resolved);
+  return result;
+}
+
+bool IsInside(const std::string& path, const std::string& folder) { return path == folder || absl::StartsWith(path, folder == "/" ? folder : folder + "/"); }
+
+std::string Stamp(const struct stat& info) {
+  return absl::StrCat(info.st_dev, ":", info.st_ino, ":", info.st_size, ":", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
+}
+
+absl::Status CheckFolder(const std::string& flag, const std::string& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) return absl::InvalidArgumentError(absl::StrCat(flag, ": cannot use ", path, ": ", std::string(strerror(errno))));
+  if (!S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " is not a folder"));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Datasets::Datasets(DatasetOptions options) : options_(std::move(options)) { LoadCache(); }
+
+absl::Status Datasets::Check() const {
+  for (const auto& [name, path] : options_.named) {
+    if (const absl::Status status = CheckFolder(absl::StrCat("--data ", name), path); !status.ok()) return status;
+  }
+  for (const std::string& root : options_.roots) {
+    if (const absl::Status status = CheckFolder("--data-root", root); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> Datasets::names() const {
+  std::vector<std::string> result;
+  for (const auto& entry : options_.named) result.push_back(entry.first);
+  return result;
+}
+
+absl::StatusOr<std::string> Datasets::Locate(const v1::DataSpec& data) const {
+  if (!data.name().empty()) {
+    const auto found = options_.named.find(data.name());
+    if (found == options_.named.end()) return absl::UnavailableError(absl::StrCat("data set \"", data.name(), "\" is not offered (--data NAME=PATH)"));
+    return RealPath(found->second);
+  }
+  if (data.path().empty() || data.path()[0] != '/') return absl::InvalidArgumentError(absl::StrCat("data path \"", data.path(), "\" is not absolute"));
+  if (data.path().find('\0') != std::string::npos) return absl::InvalidArgumentError("the data path has a NUL character");
+  // Whether a path outside the roots exists is not told.
+  const std::string refusal = absl::StrCat("data path ", data.path(), " is outside the allowed roots (",
+                                           options_.roots.empty() ? "none is allowed; see --data-root" : absl::StrJoin(options_.roots, ", "), ")");
+  const absl::StatusOr<std::string> real = RealPath(data.path());
+  const std::string candidate = real.ok() ? *real : fs::path(data.path()).lexically_normal().string();
+  for (const std::string& root : options_.roots) {
+    const absl::StatusOr<std::string> real_root = RealPath(root);
+    if (IsInside(candidate, real_root.ok() ? *real_root : root) || (!real.ok() && IsInside(candidate, fs::path(root).lexically_normal().string()))) return real;
+  }
+  return absl::UnavailableError(refusal);
+}
+
+absl::StatusOr<ResolvedDataset> Datasets::Resolve(const v1::DataSpec& data) {
+  absl::StatusOr<std::string> located = Locate(data);
+  if (!located.ok()) return located.status();
+  const std::string folder = *located;
+  std::vector<std::string> allowed{folder};
+  for (const std::string& root : options_.roots) {
+    if (absl::StatusOr<std::string> real = RealPath(root); real.ok()) allowed.push_back(*real);
+  }
+  const bool named = !data.name().empty();  // its owner chose the folder, and so where its links lead
+
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::map<std::string, std::string> files;  // relative path -> path; sorted by bytes
+  std::error_code error;
+  fs::recursive_directory_iterator walk(folder, error);
+  for (; !error && walk != fs::recursive_directory_iterator(); walk.increment(error)) {
+    const std::string path = walk->path().string();
+    struct stat info {};
+    if (stat(path.c_str(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
+    if (walk->is_symlink()) {
+      const absl::StatusOr<std::string> real = RealPath(path);
+      if (!real.ok()) return real.status();
+      bool inside = named;
+      for (const std::string& root : allowed) inside = inside || IsInside(*real, root);
+      if (!inside) return absl::PermissionDeniedError(absl::StrCat(path, " is a symbolic link to ", *real, ", outside the allowed roots"));
+      if (S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, " is a symbolic link to a folder; only links to files are followed"));
+    }
+    if (S_ISDIR(info.st_mode)) continue;
+    if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
+    files[path.substr(folder == "/" ? 1 : folder.size() + 1)] = path;
+  }
+  if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list data folder ", folder));
+  if (files.empty()) return absl::NotFoundError(absl::StrCat("data folder ", folder, " has no files"));
+
+  core::Sha256 whole;
+  whole.Update(kDigestPrefix);
+  for (const auto& [relative, path] : files) {
+    if (cancelled_) return absl::CancelledError("the worker is leaving");
+    std::string size;
+    const absl::StatusOr<std::string> digest = FileDigest(path, &size);
+    if (!digest.ok()) {
+      SaveCache();
+      return digest.status();
+    }
+    whole.Update(relative + '\0' + size + '\0' + *digest + '\n');
+  }
+  SaveCache();
+  return ResolvedDataset{folder, whole.HexDigest()};
+}
+
+absl::StatusOr<std::string> Datasets::FileDigest(const std::string& path, std::string* size) {
+  struct stat before {};
+  if (stat(path.c_str(), &before) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
+  *size = absl::StrCat(before.st_size);
+  const std::string stamp = Stamp(before);
+  if (const auto found = cache_.find(path); found != cache_.end() && found->second.stamp == stamp) return found->second.sha256;
+  const absl::StatusOr<core::FileDigest> digest = core::Sha256OfFile(path);
+  if (!digest.ok()) return digest.status();
+  struct stat after {};
+  if (stat(path.c_str(), &after) != 0 || Stamp(after) != stamp || digest->size_bytes != before.st_size) {
+    return absl::AbortedError(absl::StrCat(path, " changed while it was being read"));
+  }
+  if (time(nullptr) - before.st_mtim.tv_sec > kSettledSeconds) {
+    cache_[path] = {digest->sha256, stamp};
+    cache_changed_ = true;
+  }
+  return digest->sha256;
+}
+
+// One line per file: digest, stamp, path. A damaged line is passed over: the file is only read again.
+void Datasets::LoadCache() {
+  if (options_.cache_file.empty()) return;
+  const absl::StatusOr<std::string> text = core::ReadFile(options_.cache_file);
+  if (!text.ok()) return;
+  for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
+    const std::vector<absl::string_view> parts = absl::StrSplit(line, absl::MaxSplits(' ', 2));
+    if (parts.size() == 3 && core::IsSha256Hex(parts[0])) cache_[std::string(parts[2])] = {std::string(parts[0]), std::string(parts[1])};
+  }
+}
+
+void Datasets::SaveCache() {
+  if (!cache_changed_ || options_.cache_file.empty()) return;
+  std::string text;
+  for (const auto& [path, file] : cache_) {
+    if (path.find('\n') == std::string::npos) absl::StrAppend(&text, file.sha256, " ", file.stamp, " ", path, "\n");
+  }
+  if (const absl::Status status = core::WriteFileDurably(options_.cache_file, text); !status.ok()) {
+    spdlog::warn("cannot remember the digests of data files: {}", std::string(status.message()));
+    return;
+  }
+  cache_changed_ = false;
+}
+
+}  // namespace bitstair::worker

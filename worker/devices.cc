@@ -1,0 +1,131 @@
+#include "worker/devices.h"
+
+#include <dlfcn.h>
+#include <sched.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+
+namespace bitstair::worker {
+namespace {
+
+constexpr char kLibTorchVersion[] = "2.11.0";
+constexpr int kNumericsVersion = 1;
+
+struct Gpu {
+  std::string name;
+  int compute_capability = 0;  // 90 for 9.0
+};
+
+// Asks the driver through its C interface, which is stable since its first versions. Empty where there is no driver or no GPU.
+std::vector<Gpu> FindGpus() {
+  using Init = int (*)(unsigned);
+  using Count = int (*)(int*);
+  using Get = int (*)(int*, int);
+  using Name = int (*)(char*, int, int);
+  using Attribute = int (*)(int*, int, int);
+  constexpr int kMajor = 75;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+  constexpr int kMinor = 76;
+  std::vector<Gpu> gpus;
+  // Never closed: the driver does not like it, and the process asks once.
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (driver == nullptr) return gpus;
+  const auto init = reinterpret_cast<Init>(dlsym(driver, "cuInit"));
+  const auto count = reinterpret_cast<Count>(dlsym(driver, "cuDeviceGetCount"));
+  const auto get = reinterpret_cast<Get>(dlsym(driver, "cuDeviceGet"));
+  const auto name = reinterpret_cast<Name>(dlsym(driver, "cuDeviceGetName"));
+  const auto attribute = reinterpret_cast<Attribute>(dlsym(driver, "cuDeviceGetAttribute"));
+  int devices = 0;
+  if (!init || !count || !get || !name || !attribute || init(0) != 0 || count(&devices) != 0) return gpus;
+  for (int i = 0; i < devices; ++i) {
+    int device = 0;
+    int major = 0;
+    int minor = 0;
+    char text[256] = "";
+    if (get(&device, i) != 0 || name(text, sizeof(text), device) != 0) continue;
+    attribute(&major, kMajor, device);
+    attribute(&minor, kMinor, device);
+    gpus.push_back({text, 10 * major + minor});
+  }
+  return gpus;
+}
+
+// The widest instruction set that ATen and oneDNN choose their kernels by.
+std::string InstructionSet() {
+#if defined(__x86_64__)
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
+  constexpr unsigned kAmxTile = 1u << 24;
+  if (__builtin_cpu_supports("avx512vnni")) return (edx & kAmxTile) != 0 ? "avx512_amx" : "avx512_vnni";
+  if (__builtin_cpu_supports("avx512bw")) return "avx512";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "x86_64";
+#elif defined(__aarch64__)
+  return "aarch64";
+#else
+  return "generic";
+#endif
+}
+
+}  // namespace
+
+int UsableCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::vector<v1::Slot> CpuSlots(int slots, int cores) {
+  std::vector<v1::Slot> result;
+  for (int i = 0; i < slots; ++i) {
+    v1::Slot slot;
+    slot.set_index(i);
+    slot.set_kind(v1::SLOT_KIND_CPU);
+    slot.set_threads(std::max(1, cores / slots));
+    result.push_back(std::move(slot));
+  }
+  return result;
+}
+
+std::string NumericProfile(const std::string& device, int threads) {
+  return absl::StrCat(device, "-threads", threads, "-libtorch", kLibTorchVersion, "-numerics", kNumericsVersion);
+}
+
+Devices FindDevices(int cpu_slots) {
+  Devices devices;
+  const std::vector<Gpu> gpus = cpu_slots > 0 ? std::vector<Gpu>{} : FindGpus();
+  const int cores = UsableCores();
+  if (!gpus.empty() && BITSTAIR_WITH_CUDA) {
+    int capability = 0;
+    for (size_t i = 0; i < gpus.size(); ++i) {
+      v1::Slot slot;
+      slot.set_index(static_cast<int>(i));
+      slot.set_kind(v1::SLOT_KIND_GPU);
+      slot.set_threads(std::max(1, cores / static_cast<int>(gpus.size())));
+      slot.set_device(absl::StrCat(gpus[i].name, " ", i));
+      capability = gpus[i].compute_capability;
+      devices.slots.push_back(std::move(slot));
+    }
+    devices.numeric_profile = NumericProfile(absl::StrCat("cuda-sm", capability), devices.slots[0].threads());
+    devices.summary = absl::StrCat("offering ", gpus.size(), " GPU slot", gpus.size() == 1 ? "" : "s", " (", gpus[0].name, ")");
+    return devices;
+  }
+  const int slots = cpu_slots > 0 ? cpu_slots : cores;
+  devices.slots = CpuSlots(slots, cores);
+  const int threads = devices.slots[0].threads();
+  devices.numeric_profile = NumericProfile(absl::StrCat("cpu-", InstructionSet()), threads);
+  const std::string why = cpu_slots > 0 ? "CPU slots as asked" : gpus.empty() ? "no GPU found" : "this build cannot use GPUs (build it with the preset cuda)";
+  devices.summary = absl::StrCat(why, "; offering ", slots, " CPU slot", slots == 1 ? "" : "s", " of ", threads, " thread", threads == 1 ? "" : "s");
+  return devices;
+}
+
+}  // namespace bitstair::worker
