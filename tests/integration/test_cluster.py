@@ -1,6 +1,6 @@
 """One coordinator, two workers with folders of their own, jobs from outside."""
 import json
-import os
+import re
 import subprocess
 import unittest
 
@@ -29,10 +29,10 @@ class ClusterTest(harness.Case):
             digests = {}
             for rank in (0, 1):
                 log = self.cli('logs', job, '--stage', stage['name'], '--rank', rank).stdout
-                lines = [line for line in log.splitlines() if 'parameters sha256' in line]
-                self.assertTrue(lines, f'rank {rank} of {stage["name"]} logged no digest:\n{log}')
-                digests[rank] = lines[-1].split('parameters sha256')[1].split()[0]
-                self.assertGreater(int([line for line in log.splitlines() if 'all-reduce bytes' in line][-1].split('all-reduce bytes')[1].split()[0]), 0)
+                ends = re.findall(r'all-reduce bytes (\d+), parameters sha256 ([0-9a-f]{64})', log)
+                self.assertEqual(len(ends), stage['epochs'], f'rank {rank} of {stage["name"]}:\n{log}')
+                self.assertGreater(int(ends[-1][0]), 100_000)
+                digests[rank] = ends[-1][1]
             self.assertEqual(digests[0], digests[1], stage['name'])
 
         final = done['stages'][-1]
