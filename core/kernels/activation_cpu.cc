@@ -10,21 +10,21 @@
 namespace bitstair::core {
 namespace {
 
-#define BITSTAIR_LOOPS(T)                                                                                             \
-  BITSTAIR_CPU_CLONES void Quantize(const T* x, T n, int64_t size, T* codes) {                                        \
-    for (int64_t i = 0; i < size; ++i) codes[i] = ActivationCode(x[i], n);                                            \
-  }                                                                                                                   \
-  BITSTAIR_CPU_CLONES void Clip(const T* x, int64_t size, T* y) {                                                     \
-    for (int64_t i = 0; i < size; ++i) y[i] = Clip01(x[i]);                                                           \
-  }                                                                                                                   \
-  BITSTAIR_CPU_CLONES void Rectify(const T* x, int64_t size, T* y) {                                                  \
-    for (int64_t i = 0; i < size; ++i) y[i] = Relu(x[i]);                                                             \
-  }                                                                                                                   \
-  BITSTAIR_CPU_CLONES void ClipGradient(const T* x, const T* g, T factor, int64_t size, T* out) {                     \
-    for (int64_t i = 0; i < size; ++i) out[i] = ClipPasses(x[i]) ? factor * g[i] : T{0};                              \
-  }                                                                                                                   \
-  BITSTAIR_CPU_CLONES void ReluGradient(const T* x, const T* g, int64_t size, T* out) {                               \
-    for (int64_t i = 0; i < size; ++i) out[i] = x[i] > T{0} ? g[i] : T{0};                                            \
+#define BITSTAIR_LOOPS(T)                                                                         \
+  BITSTAIR_CPU_CLONES void Quantize(const T* x, T n, int64_t size, T* codes) {                    \
+    for (int64_t i = 0; i < size; ++i) codes[i] = ActivationCode(x[i], n);                        \
+  }                                                                                               \
+  BITSTAIR_CPU_CLONES void Clip(const T* x, int64_t size, T* y) {                                 \
+    for (int64_t i = 0; i < size; ++i) y[i] = Clip01(x[i]);                                       \
+  }                                                                                               \
+  BITSTAIR_CPU_CLONES void Rectify(const T* x, int64_t size, T* y) {                              \
+    for (int64_t i = 0; i < size; ++i) y[i] = Relu(x[i]);                                         \
+  }                                                                                               \
+  BITSTAIR_CPU_CLONES void ClipGradient(const T* x, const T* g, T factor, int64_t size, T* out) { \
+    for (int64_t i = 0; i < size; ++i) out[i] = ClipPasses(x[i]) ? factor * g[i] : T{0};          \
+  }                                                                                               \
+  BITSTAIR_CPU_CLONES void ReluGradient(const T* x, const T* g, int64_t size, T* out) {           \
+    for (int64_t i = 0; i < size; ++i) out[i] = x[i] > T{0} ? g[i] : T{0};                        \
   }
 BITSTAIR_LOOPS(float)
 BITSTAIR_LOOPS(double)
@@ -73,8 +73,7 @@ void ClipBackward(const at::Tensor& x, const at::Tensor& grad, double factor, at
     const auto* in = x.const_data_ptr<scalar_t>();
     const auto* g = grad.const_data_ptr<scalar_t>();
     auto* out = grad_x.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, x.numel(), kGrainElements,
-                     [&](int64_t b, int64_t e) { ClipGradient(in + b, g + b, static_cast<scalar_t>(factor), e - b, out + b); });
+    at::parallel_for(0, x.numel(), kGrainElements, [&](int64_t b, int64_t e) { ClipGradient(in + b, g + b, static_cast<scalar_t>(factor), e - b, out + b); });
   });
 }
 

@@ -68,25 +68,29 @@ template <typename T>
 }
 
 // target_clones takes plain functions only, so each element type has its own thin overload.
-#define BITSTAIR_PLANES(S)                                                                                                                        \
-  BITSTAIR_CPU_CLONES void AddPlaneOf(const S* s, int64_t n, Moments<double>& m) { AddPlane<double>(s, n, m); }                                  \
-  BITSTAIR_CPU_CLONES void AddPlaneOf(const S* s, int64_t n, Moments<int64_t>& m) { AddPlane<int64_t>(s, n, m); }
+#define BITSTAIR_PLANES(S)                                                          \
+  BITSTAIR_CPU_CLONES void AddPlaneOf(const S* s, int64_t n, Moments<double>& m) {  \
+    AddPlane<double>(s, n, m);                                                      \
+  }                                                                                 \
+  BITSTAIR_CPU_CLONES void AddPlaneOf(const S* s, int64_t n, Moments<int64_t>& m) { \
+    AddPlane<int64_t>(s, n, m);                                                     \
+  }
 BITSTAIR_PLANES(float)
 BITSTAIR_PLANES(double)
 #undef BITSTAIR_PLANES
 
-#define BITSTAIR_PLANES(S, T)                                                                                                                     \
-  BITSTAIR_CPU_CLONES void ApplyPlane(const S* s, T alpha, T beta, int64_t n, T* x) {                                                             \
-    for (int64_t i = 0; i < n; ++i) x[i] = std::fma(static_cast<T>(s[i]), alpha, beta);                                                           \
-  }                                                                                                                                               \
-  BITSTAIR_CPU_CLONES void ApplyPlane(const S* s, T alpha, T beta, const T* shortcut, double scale, int64_t n, T* x) {                            \
-    for (int64_t i = 0; i < n; ++i) x[i] = std::fma(static_cast<T>(s[i]), alpha, beta) + CodeValue(shortcut[i], scale);                           \
-  }                                                                                                                                               \
-  BITSTAIR_CPU_CLONES void BackwardPlaneOf(const T* g, const S* s, int64_t n, double mean, double& grad_sum, double& grad_dot) {                  \
-    BackwardPlane(g, s, n, mean, grad_sum, grad_dot);                                                                                             \
-  }                                                                                                                                               \
-  BITSTAIR_CPU_CLONES void BackwardApplyPlane(const T* g, const S* s, S mean, T a, T b, T c, int64_t n, T* out) {                                 \
-    for (int64_t i = 0; i < n; ++i) out[i] = std::fma(static_cast<T>(s[i] - mean), b, std::fma(g[i], a, c));                                      \
+#define BITSTAIR_PLANES(S, T)                                                                                                    \
+  BITSTAIR_CPU_CLONES void ApplyPlane(const S* s, T alpha, T beta, int64_t n, T* x) {                                            \
+    for (int64_t i = 0; i < n; ++i) x[i] = std::fma(static_cast<T>(s[i]), alpha, beta);                                          \
+  }                                                                                                                              \
+  BITSTAIR_CPU_CLONES void ApplyPlane(const S* s, T alpha, T beta, const T* shortcut, double scale, int64_t n, T* x) {           \
+    for (int64_t i = 0; i < n; ++i) x[i] = std::fma(static_cast<T>(s[i]), alpha, beta) + CodeValue(shortcut[i], scale);          \
+  }                                                                                                                              \
+  BITSTAIR_CPU_CLONES void BackwardPlaneOf(const T* g, const S* s, int64_t n, double mean, double& grad_sum, double& grad_dot) { \
+    BackwardPlane(g, s, n, mean, grad_sum, grad_dot);                                                                            \
+  }                                                                                                                              \
+  BITSTAIR_CPU_CLONES void BackwardApplyPlane(const T* g, const S* s, S mean, T a, T b, T c, int64_t n, T* out) {                \
+    for (int64_t i = 0; i < n; ++i) out[i] = std::fma(static_cast<T>(s[i] - mean), b, std::fma(g[i], a, c));                     \
   }
 BITSTAIR_PLANES(float, float)
 BITSTAIR_PLANES(double, float)
@@ -108,8 +112,8 @@ template <typename F>
 void DispatchTypes(const at::Tensor& sums, const at::Tensor& x, F&& f) {
   const bool wide_sums = sums.scalar_type() == at::kDouble;
   const bool wide = x.scalar_type() == at::kDouble;
-  TORCH_CHECK((wide_sums || sums.scalar_type() == at::kFloat) && (wide || x.scalar_type() == at::kFloat) && (wide_sums || !wide),
-              "batch norm: sums of type ", sums.scalar_type(), " with values of type ", x.scalar_type());
+  TORCH_CHECK((wide_sums || sums.scalar_type() == at::kFloat) && (wide || x.scalar_type() == at::kFloat) && (wide_sums || !wide), "batch norm: sums of type ",
+              sums.scalar_type(), " with values of type ", x.scalar_type());
   if (wide) {
     f(double{}, double{});
   } else if (wide_sums) {
@@ -121,7 +125,9 @@ void DispatchTypes(const at::Tensor& sums, const at::Tensor& x, F&& f) {
 
 constexpr int64_t kGrainElements = 32768;
 
-int64_t ChannelGrain(const Planes& p) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, p.images * p.size)); }
+int64_t ChannelGrain(const Planes& p) {
+  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, p.images * p.size));
+}
 
 template <typename Accumulator, typename S>
 void StatisticsOf(const S* s, const Planes& p, double* mean, double* variance) {

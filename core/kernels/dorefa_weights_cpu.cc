@@ -11,21 +11,21 @@
 namespace bitstair::core {
 namespace {
 
-#define BITSTAIR_LOOPS(T)                                                                                                                 \
-  BITSTAIR_CPU_CLONES void TanhAll(const T* w, int64_t size, T* t) {                                                                      \
-    for (int64_t i = 0; i < size; ++i) t[i] = TanhOf(w[i]);                                                                               \
-  }                                                                                                                                       \
-  BITSTAIR_CPU_CLONES void CodeAll(const T* t, T max_abs, T n, int64_t size, T* odd, T* values) {                                         \
-    for (int64_t i = 0; i < size; ++i) {                                                                                                  \
-      odd[i] = OddWeightCode(t[i], max_abs, n);                                                                                           \
-      values[i] = odd[i] / n;                                                                                                             \
-    }                                                                                                                                     \
-  }                                                                                                                                       \
-  BITSTAIR_CPU_CLONES void GradientAll(const T* t, const T* g, T max_abs, T at_max, int64_t size, T* out) {                               \
-    for (int64_t i = 0; i < size; ++i) {                                                                                                  \
-      const T through_max = t[i] == max_abs ? at_max : (t[i] == -max_abs ? -at_max : T{0});                                               \
-      out[i] = (T{1} - t[i] * t[i]) * (g[i] / max_abs + through_max);                                                                     \
-    }                                                                                                                                     \
+#define BITSTAIR_LOOPS(T)                                                                                   \
+  BITSTAIR_CPU_CLONES void TanhAll(const T* w, int64_t size, T* t) {                                        \
+    for (int64_t i = 0; i < size; ++i) t[i] = TanhOf(w[i]);                                                 \
+  }                                                                                                         \
+  BITSTAIR_CPU_CLONES void CodeAll(const T* t, T max_abs, T n, int64_t size, T* odd, T* values) {           \
+    for (int64_t i = 0; i < size; ++i) {                                                                    \
+      odd[i] = OddWeightCode(t[i], max_abs, n);                                                             \
+      values[i] = odd[i] / n;                                                                               \
+    }                                                                                                       \
+  }                                                                                                         \
+  BITSTAIR_CPU_CLONES void GradientAll(const T* t, const T* g, T max_abs, T at_max, int64_t size, T* out) { \
+    for (int64_t i = 0; i < size; ++i) {                                                                    \
+      const T through_max = t[i] == max_abs ? at_max : (t[i] == -max_abs ? -at_max : T{0});                 \
+      out[i] = (T{1} - t[i] * t[i]) * (g[i] / max_abs + through_max);                                       \
+    }                                                                                                       \
   }
 BITSTAIR_LOOPS(float)
 BITSTAIR_LOOPS(double)

@@ -44,20 +44,20 @@ template <typename T>
   }
 }
 
-#define BITSTAIR_PLANES(T)                                                                                                              \
-  BITSTAIR_CPU_CLONES void Forward(const T* x, int64_t w, int64_t k, int64_t oh, int64_t ow, T* pooled, uint8_t* taken) {               \
-    if (k == 2) {                                                                                                                       \
-      PlaneForward(x, w, 2, oh, ow, pooled, taken);                                                                                     \
-    } else {                                                                                                                            \
-      PlaneForward(x, w, k, oh, ow, pooled, taken);                                                                                     \
-    }                                                                                                                                   \
-  }                                                                                                                                     \
-  BITSTAIR_CPU_CLONES void Backward(const T* g, const uint8_t* taken, int64_t w, int64_t k, int64_t oh, int64_t ow, T* out) {           \
-    if (k == 2) {                                                                                                                       \
-      PlaneBackward(g, taken, w, 2, oh, ow, out);                                                                                       \
-    } else {                                                                                                                            \
-      PlaneBackward(g, taken, w, k, oh, ow, out);                                                                                       \
-    }                                                                                                                                   \
+#define BITSTAIR_PLANES(T)                                                                                                    \
+  BITSTAIR_CPU_CLONES void Forward(const T* x, int64_t w, int64_t k, int64_t oh, int64_t ow, T* pooled, uint8_t* taken) {     \
+    if (k == 2) {                                                                                                             \
+      PlaneForward(x, w, 2, oh, ow, pooled, taken);                                                                           \
+    } else {                                                                                                                  \
+      PlaneForward(x, w, k, oh, ow, pooled, taken);                                                                           \
+    }                                                                                                                         \
+  }                                                                                                                           \
+  BITSTAIR_CPU_CLONES void Backward(const T* g, const uint8_t* taken, int64_t w, int64_t k, int64_t oh, int64_t ow, T* out) { \
+    if (k == 2) {                                                                                                             \
+      PlaneBackward(g, taken, w, 2, oh, ow, out);                                                                             \
+    } else {                                                                                                                  \
+      PlaneBackward(g, taken, w, k, oh, ow, out);                                                                             \
+    }                                                                                                                         \
   }
 BITSTAIR_PLANES(float)
 BITSTAIR_PLANES(double)

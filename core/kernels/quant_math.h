@@ -18,7 +18,9 @@
 namespace bitstair::core {
 
 // n = 2^bits - 1, the greatest code.
-constexpr int64_t GreatestCode(int bits) { return (int64_t{1} << bits) - 1; }
+constexpr int64_t GreatestCode(int bits) {
+  return (int64_t{1} << bits) - 1;
+}
 
 // tanh(x) = e / (e + 2), e = exp(2|x|) - 1, from +, -, *, / and rint alone. Within 3 units in the last place of float64; float32 callers convert, call, and
 // round once. e = 2^k p + (2^k - 1) with p = exp(r) - 1 by its Taylor polynomial of degree 14, |r| <= ln(2)/2 (truncation below 1e-18).
@@ -96,7 +98,8 @@ struct ChannelAffine {
   double alpha;
   double beta;
 };
-[[gnu::always_inline]] BITSTAIR_HOST_DEVICE inline ChannelAffine BatchNormAffine(double gamma, double beta, double mean, double variance, double epsilon, double sum_scale) {
+[[gnu::always_inline]] BITSTAIR_HOST_DEVICE inline ChannelAffine BatchNormAffine(double gamma, double beta, double mean, double variance, double epsilon,
+                                                                                 double sum_scale) {
   const double slope = gamma / std::sqrt(variance + epsilon);
   return {slope * sum_scale, beta - slope * mean};
 }

@@ -95,9 +95,13 @@ Features Activation::Forward(const at::Tensor& x) const {
   return {std::move(codes), result.scale, quantizer_->greatest_code()};
 }
 
-Features MaxPool2d(const Features& features, int64_t size) { return {MaxPooling::apply(features.tensor, size), features.scale, features.greatest_code}; }
+Features MaxPool2d(const Features& features, int64_t size) {
+  return {MaxPooling::apply(features.tensor, size), features.scale, features.greatest_code};
+}
 
-Features GlobalAveragePool(const Features& features) { return {Values(features).mean({2, 3}), 1, 0}; }
+Features GlobalAveragePool(const Features& features) {
+  return {Values(features).mean({2, 3}), 1, 0};
+}
 
 Features PaddedShortcut(const Features& features, int64_t channels, int64_t stride) {
   const int64_t missing = channels - features.tensor.size(1);
@@ -106,6 +110,8 @@ Features PaddedShortcut(const Features& features, int64_t channels, int64_t stri
   return {at::constant_pad_nd(thinned, {0, 0, 0, 0, missing / 2, missing - missing / 2}, 0), features.scale, features.greatest_code};
 }
 
-at::Tensor Values(const Features& features) { return features.scale == 1 ? features.tensor : features.tensor * features.scale; }
+at::Tensor Values(const Features& features) {
+  return features.scale == 1 ? features.tensor : features.tensor * features.scale;
+}
 
 }  // namespace bitstair::core

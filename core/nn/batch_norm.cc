@@ -12,11 +12,13 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::Tensor ChannelVector(int64_t channels) { return at::empty({channels}, at::kDouble); }
+at::Tensor ChannelVector(int64_t channels) {
+  return at::empty({channels}, at::kDouble);
+}
 
 // alpha and beta of x = fma(S, alpha, beta) from the statistics of y = sum_scale * S.
-void FoldAffine(const at::Tensor& gamma, const at::Tensor& beta, const at::Tensor& mean_y, const at::Tensor& variance_y, double sum_scale, at::Tensor& alpha_out,
-                at::Tensor& beta_out) {
+void FoldAffine(const at::Tensor& gamma, const at::Tensor& beta, const at::Tensor& mean_y, const at::Tensor& variance_y, double sum_scale,
+                at::Tensor& alpha_out, at::Tensor& beta_out) {
   const at::Tensor g = gamma.to(at::kDouble);
   const at::Tensor b = beta.to(at::kDouble);
   const double* pg = g.const_data_ptr<double>();
@@ -76,8 +78,8 @@ class BatchNormOfSums : public torch::autograd::Function<BatchNormOfSums> {
     at::Tensor grad_shortcut;
     const double shortcut_scale = ctx->saved_data["shortcut_scale"].toDouble();
     if (ctx->needs_input_grad(3)) grad_shortcut = shortcut_scale == 1 ? grad_x : grad_x * shortcut_scale;
-    return {grad_sums,    grad_gamma.to(gamma.scalar_type()), grad_sum.to(gamma.scalar_type()), grad_shortcut, at::Tensor(), at::Tensor(),
-            at::Tensor(), at::Tensor()};
+    return {grad_sums,   grad_gamma.to(gamma.scalar_type()), grad_sum.to(gamma.scalar_type()), grad_shortcut, at::Tensor(), at::Tensor(), at::Tensor(),
+            at::Tensor()};
   }
 };
 

@@ -28,6 +28,8 @@ struct Sums {
 inline constexpr int64_t kExactFloat32 = int64_t{1} << 24;
 
 // B = K n_a n_w: the greatest magnitude of a sum of `taps` products of codes.
-constexpr int64_t SumBound(int64_t taps, int64_t greatest_activation, int64_t greatest_weight) { return taps * greatest_activation * greatest_weight; }
+constexpr int64_t SumBound(int64_t taps, int64_t greatest_activation, int64_t greatest_weight) {
+  return taps * greatest_activation * greatest_weight;
+}
 
 }  // namespace bitstair::core

@@ -18,7 +18,8 @@ void LayeredNetwork::QuantizeWeights() {
 
 at::Tensor LayeredNetwork::Forward(const at::Tensor& images, bool training) {
   TORCH_CHECK(images.dim() == 4 && images.size(1) == config_.image_channels && images.size(2) == config_.image_height && images.size(3) == config_.image_width,
-              config_.network, " was made for images of ", config_.image_channels, "x", config_.image_height, "x", config_.image_width, ", got ", images.sizes());
+              config_.network, " was made for images of ", config_.image_channels, "x", config_.image_height, "x", config_.image_width, ", got ",
+              images.sizes());
   TORCH_CHECK(images.scalar_type() == config_.dtype, config_.network, " computes in ", config_.dtype, ", got images of ", images.scalar_type());
   const at::AutoGradMode grad_mode(training);
   return Logits({images.contiguous(), 1, 0}, training);
@@ -102,6 +103,8 @@ Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation
   return features;
 }
 
-at::Tensor LayeredNetwork::Linear::Forward(const Features& features) const { return at::linear(Values(features), weight, bias); }
+at::Tensor LayeredNetwork::Linear::Forward(const Features& features) const {
+  return at::linear(Values(features), weight, bias);
+}
 
 }  // namespace bitstair::core

@@ -28,7 +28,8 @@ absl::Status CheckConfig(const NetworkConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat("activation_bits ", config.activation_bits, " is none of 1..8, 16, 32"));
   }
   if (config.image_channels < 1 || config.classes < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("a network needs at least one image channel and one class, not ", config.image_channels, " and ", config.classes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a network needs at least one image channel and one class, not ", config.image_channels, " and ", config.classes));
   }
   if (config.dtype != c10::ScalarType::Float && config.dtype != c10::ScalarType::Double) {
     return absl::InvalidArgumentError("networks compute in float32 or float64");

@@ -52,8 +52,8 @@ absl::Status NetworkFromTensors(const std::map<std::string, at::Tensor>& tensors
   if (!problems.empty()) {
     const size_t count = problems.size();
     if (count > 8) problems.resize(8);
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensors do not fit network ", network.config().network, ": ", absl::StrJoin(problems, ", "), count > 8 ? absl::StrCat(" and ", count - 8, " more") : ""));
+    return absl::InvalidArgumentError(absl::StrCat("tensors do not fit network ", network.config().network, ": ", absl::StrJoin(problems, ", "),
+                                                   count > 8 ? absl::StrCat(" and ", count - 8, " more") : ""));
   }
   for (auto& [name, tensor] : owned) tensor.copy_(tensors.at(name));
   network.QuantizeWeights();

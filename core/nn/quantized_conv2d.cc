@@ -30,9 +30,8 @@ class ConvolutionOnCodes : public torch::autograd::Function<ConvolutionOnCodes> 
     const int64_t stride = ctx->saved_data["stride"].toInt();
     const int64_t padding = ctx->saved_data["padding"].toInt();
     const at::Tensor grad = grads[0].to(operand.scalar_type());
-    auto [grad_input, grad_operand, grad_bias] =
-        at::convolution_backward(grad, input, operand, std::nullopt, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, 1,
-                                 {ctx->needs_input_grad(0), ctx->needs_input_grad(1), false});
+    auto [grad_input, grad_operand, grad_bias] = at::convolution_backward(grad, input, operand, std::nullopt, {stride, stride}, {padding, padding}, {1, 1},
+                                                                          false, {0, 0}, 1, {ctx->needs_input_grad(0), ctx->needs_input_grad(1), false});
     const double leaf_scale = ctx->saved_data["leaf_scale"].toDouble();
     // dS/dleaf = dS/doperand / leaf_scale.
     if (grad_operand.defined() && leaf_scale != 1) grad_operand.div_(leaf_scale);

@@ -12,7 +12,9 @@ Weight::Weight(std::string name, const at::Tensor& initial, std::unique_ptr<Weig
   Quantize();
 }
 
-Parameter Weight::parameter() const { return {name_, latent_, leaf_, quantizer_.get(), false}; }
+Parameter Weight::parameter() const {
+  return {name_, latent_, leaf_, quantizer_.get(), false};
+}
 
 void Weight::Quantize() {
   if (!quantizer_) return;

@@ -26,6 +26,8 @@ absl::StatusOr<QuantizerFamily> FindQuantizer(const std::string& name) {
   return absl::InvalidArgumentError(absl::StrCat("unknown quantizer \"", name, "\"; known: ", known));
 }
 
-bool IsLegalWidth(int bits) { return (bits >= 1 && bits <= 8) || bits == 16 || bits == 32; }
+bool IsLegalWidth(int bits) {
+  return (bits >= 1 && bits <= 8) || bits == 16 || bits == 32;
+}
 
 }  // namespace bitstair::core

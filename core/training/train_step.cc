@@ -9,7 +9,9 @@
 namespace bitstair::core {
 namespace {
 
-bool Finite(const at::Tensor& tensor) { return at::isfinite(tensor.detach()).all().item<bool>(); }
+bool Finite(const at::Tensor& tensor) {
+  return at::isfinite(tensor.detach()).all().item<bool>();
+}
 
 // Where the first number that is not finite can be seen. Running statistics have just taken up this batch's, so they tell the layer.
 std::string WhereNotFinite(Network& network, const at::Tensor& images) {

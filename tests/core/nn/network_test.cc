@@ -1,0 +1,222 @@
+#include "core/nn/network.h"
+
+#include <map>
+#include <set>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/kernels/quant_math.h"
+#include "core/nn/network_state.h"
+#include "core/quant/quantizer.h"
+
+namespace bitstair::core {
+namespace {
+
+NetworkConfig ResNet20(int weight_bits, int activation_bits) {
+  NetworkConfig config;
+  config.network = "resnet20";
+  config.image_channels = 3;
+  config.image_height = config.image_width = 12;
+  config.classes = 10;
+  config.weight_bits = weight_bits;
+  config.activation_bits = activation_bits;
+  return config;
+}
+
+NetworkConfig ConvNet28(int weight_bits, int activation_bits) {
+  NetworkConfig config = ResNet20(weight_bits, activation_bits);
+  config.network = "convnet28";
+  config.image_channels = 1;
+  config.image_height = config.image_width = 28;
+  return config;
+}
+
+std::unique_ptr<Network> Make(const NetworkConfig& config) {
+  absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
+  EXPECT_TRUE(network.ok()) << network.status();
+  return *std::move(network);
+}
+
+at::Tensor Images(const NetworkConfig& config, int64_t count) {
+  return at::randn({count, config.image_channels, config.image_height, config.image_width}, config.dtype);
+}
+
+TEST(NetworkTest, ResNet20HasTorchvisionsNamesAndThePapersSize) {
+  const auto network = Make(ResNet20(32, 32));
+  std::map<std::string, at::Tensor> tensors = NetworkToTensors(*network);
+  EXPECT_EQ(tensors.at("conv1.weight").sizes(), (std::vector<int64_t>{16, 3, 3, 3}));
+  EXPECT_EQ(tensors.at("layer2.0.conv1.weight").sizes(), (std::vector<int64_t>{32, 16, 3, 3}));
+  EXPECT_EQ(tensors.at("layer3.2.bn2.running_var").sizes(), (std::vector<int64_t>{64}));
+  EXPECT_EQ(tensors.at("fc.bias").sizes(), (std::vector<int64_t>{10}));
+  int64_t learned = 0;
+  for (const Parameter& p : network->parameters()) learned += p.latent.numel();
+  EXPECT_EQ(learned, 269722);  // 0.27 M in table 6 of arXiv 1512.03385
+  EXPECT_EQ(network->parameters()[0].name, "conv1.weight");
+  EXPECT_EQ(network->parameters().back().name, "fc.bias");
+}
+
+TEST(NetworkTest, FirstAndLastLayersStayFullPrecision) {
+  for (const NetworkConfig& config : {ResNet20(2, 2), ConvNet28(2, 2)}) {
+    const auto network = Make(config);
+    std::set<std::string> full;
+    for (const Parameter& p : network->parameters()) {
+      if (p.quantizer == nullptr) {
+        EXPECT_TRUE(p.leaf.is_same(p.latent));
+        if (!p.batch_norm) full.insert(p.name);
+      } else {
+        EXPECT_FALSE(p.leaf.is_same(p.latent));
+        EXPECT_FALSE(p.latent.requires_grad());
+      }
+      EXPECT_TRUE(p.leaf.requires_grad() && p.leaf.is_leaf()) << p.name;
+    }
+    const std::string last = config.network == "resnet20" ? "fc" : "fc2";
+    EXPECT_EQ(full, (std::set<std::string>{"conv1.weight", last + ".weight", last + ".bias"}));
+  }
+}
+
+TEST(NetworkTest, QuantizedLayersHoldAtMostTwoToTheKIntegers) {
+  for (int bits : {1, 2, 4}) {
+    for (const NetworkConfig& config : {ResNet20(bits, bits), ConvNet28(bits, bits)}) {
+      const auto network = Make(config);
+      const auto n = static_cast<double>(GreatestCode(bits));
+      int quantized_weights = 0;
+      for (const Parameter& p : network->parameters()) {
+        if (p.quantizer == nullptr) continue;
+        ++quantized_weights;
+        const at::Tensor integers = p.leaf.detach().to(at::kDouble) * n;
+        EXPECT_LT((integers - integers.round()).abs().max().item<double>(), 1e-5) << p.name;
+        EXPECT_LE(std::get<0>(at::_unique(integers.round())).numel(), int64_t{1} << bits) << p.name;
+      }
+      EXPECT_EQ(quantized_weights, config.network == "resnet20" ? 18 : 3);
+
+      std::vector<at::Tensor> seen;
+      network->set_activation_observer([&](size_t, const at::Tensor& values) { seen.push_back(values.detach().to(at::kDouble) * n); });
+      network->Forward(Images(config, 4), /*training=*/true);
+      ASSERT_EQ(seen.size(), config.network == "resnet20" ? 19u : 4u);
+      for (size_t i = 0; i + 1 < seen.size(); ++i) {
+        EXPECT_LT((seen[i] - seen[i].round()).abs().max().item<double>(), 1e-5);
+        const int64_t distinct = std::get<0>(at::_unique(seen[i].round())).numel();
+        EXPECT_LE(distinct, int64_t{1} << bits);
+        EXPECT_GT(distinct, 1);
+      }
+      // What feeds the full-precision layer is a clip without rounding.
+      EXPECT_GT(std::get<0>(at::_unique(seen.back())).numel(), int64_t{1} << bits);
+    }
+  }
+}
+
+TEST(NetworkTest, QuantizeLastActivationRoundsItToo) {
+  NetworkConfig config = ConvNet28(2, 2);
+  config.quantize_last_activation = true;
+  const auto network = Make(config);
+  at::Tensor last;
+  network->set_activation_observer([&](size_t, const at::Tensor& values) { last = values.detach(); });
+  network->Forward(Images(config, 8), /*training=*/true);
+  EXPECT_LE(std::get<0>(at::_unique(last)).numel(), 4);
+}
+
+TEST(NetworkTest, EveryLeafGetsAGradientAndKeepsItsIdentity) {
+  for (const NetworkConfig& config :
+       {ResNet20(4, 4), ResNet20(8, 32), ResNet20(8, 8), ConvNet28(4, 4), ConvNet28(32, 32), ConvNet28(8, 8), ConvNet28(16, 16)}) {
+    const auto network = Make(config);
+    std::vector<const void*> leaves;
+    for (const Parameter& p : network->parameters()) leaves.push_back(p.leaf.unsafeGetTensorImpl());
+    const auto data = network->parameters()[3].leaf.data_ptr();
+    network->QuantizeWeights();
+    const at::Tensor logits = network->Forward(Images(config, 4), /*training=*/true);
+    at::cross_entropy_loss(logits, at::arange(4)).backward();
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      const Parameter& p = network->parameters()[i];
+      EXPECT_EQ(p.leaf.unsafeGetTensorImpl(), leaves[i]);
+      ASSERT_TRUE(p.leaf.grad().defined()) << p.name;
+      EXPECT_EQ(p.leaf.grad().scalar_type(), config.dtype);
+      EXPECT_TRUE(p.leaf.grad().isfinite().all().item<bool>()) << p.name;
+    }
+    EXPECT_EQ(network->parameters()[3].leaf.data_ptr(), data);
+  }
+}
+
+TEST(NetworkTest, InitialWeightsDependOnTheSeedAlone) {
+  NetworkConfig config = ResNet20(4, 4);
+  const auto a = NetworkToTensors(*Make(config)), b = NetworkToTensors(*Make(config));
+  config.seed = 2;
+  const auto c = NetworkToTensors(*Make(config));
+  config.weight_bits = 32;
+  const auto full = NetworkToTensors(*Make(config));
+  for (const auto& [name, tensor] : a) EXPECT_TRUE(at::equal(tensor, b.at(name))) << name;
+  for (const auto& [name, tensor] : c) EXPECT_TRUE(at::equal(tensor, full.at(name))) << name;
+  EXPECT_FALSE(at::equal(a.at("conv1.weight"), c.at("conv1.weight")));
+  // Kaiming, fan_out: standard deviation sqrt(2 / (64 * 9)); 36,864 draws, so 5 % is beyond 13 standard errors.
+  const at::Tensor w = a.at("layer3.1.conv1.weight");
+  EXPECT_NEAR(w.std().item<double>(), std::sqrt(2.0 / 576), 0.05 * std::sqrt(2.0 / 576));
+  EXPECT_NEAR(w.mean().item<double>(), 0, 0.05 * std::sqrt(2.0 / 576));
+  EXPECT_LE(a.at("fc.weight").abs().max().item<double>(), 1 / std::sqrt(64.0));
+}
+
+TEST(NetworkTest, EvaluationChangesNoStateAndBuildsNoGraph) {
+  const NetworkConfig config = ConvNet28(4, 4);
+  const auto network = Make(config);
+  const auto before = NetworkToTensors(*network);
+  const at::Tensor logits = network->Forward(Images(config, 3), /*training=*/false);
+  EXPECT_FALSE(logits.requires_grad());
+  for (const auto& [name, tensor] : NetworkToTensors(*network)) EXPECT_TRUE(at::equal(tensor, before.at(name))) << name;
+}
+
+TEST(NetworkTest, BadConfigurationsAreNamed) {
+  const auto message = [](NetworkConfig config) {
+    const absl::Status status = CreateNetwork(config).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  NetworkConfig config = ConvNet28(4, 4);
+  config.image_width = 32;
+  EXPECT_NE(message(config).find("28x28"), std::string::npos);
+  EXPECT_NE(message(ConvNet28(9, 4)).find("weight_bits 9"), std::string::npos);
+  EXPECT_NE(message(ConvNet28(4, 0)).find("activation_bits 0"), std::string::npos);
+  config = ConvNet28(4, 4);
+  config.network = "resnet21";
+  EXPECT_NE(message(config).find("resnet20"), std::string::npos);
+  config.network = "convnet28";
+  config.quantizer = "x";
+  EXPECT_NE(message(config).find("dorefa"), std::string::npos);
+  config.quantizer = "dorefa";
+  config.classes = 0;
+  message(config);
+}
+
+TEST(NetworkStateTest, StatesMoveBetweenWidths) {
+  const auto from = Make(ConvNet28(32, 32));
+  const auto to = Make([] {
+    NetworkConfig config = ConvNet28(4, 4);
+    config.seed = 9;
+    return config;
+  }());
+  const auto state = NetworkToTensors(*from);
+  ASSERT_TRUE(NetworkFromTensors(state, *to).ok());
+  for (const auto& [name, tensor] : NetworkToTensors(*to)) EXPECT_TRUE(at::equal(tensor, state.at(name))) << name;
+  // Quantised anew: the leaf follows the latent weights.
+  const Parameter& p = to->parameters()[3];
+  ASSERT_EQ(p.name, "conv2.weight");
+  at::Tensor values = at::empty_like(p.latent);
+  p.quantizer->Forward(p.latent, values);
+  EXPECT_TRUE(at::equal(p.leaf.detach(), values));
+}
+
+TEST(NetworkStateTest, NamesWhatDoesNotFitAndChangesNothing) {
+  const auto network = Make(ConvNet28(4, 4));
+  const auto before = NetworkToTensors(*network);
+  auto state = before;
+  for (auto& [name, tensor] : state) tensor = tensor + 1;
+  state.erase("bn2.weight");
+  state["stray"] = at::zeros({1});
+  state["fc2.bias"] = at::zeros({11});
+  const std::string message(NetworkFromTensors(state, *network).message());
+  EXPECT_NE(message.find("bn2.weight is missing"), std::string::npos) << message;
+  EXPECT_NE(message.find("stray is unknown"), std::string::npos) << message;
+  EXPECT_NE(message.find("fc2.bias has shape [11] instead of [10]"), std::string::npos) << message;
+  for (const auto& [name, tensor] : NetworkToTensors(*network)) EXPECT_TRUE(at::equal(tensor, before.at(name))) << name;
+}
+
+}  // namespace
+}  // namespace bitstair::core

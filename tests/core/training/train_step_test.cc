@@ -1,0 +1,152 @@
+#include "core/training/train_step.h"
+
+#include <cmath>
+#include <limits>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/nn/network_state.h"
+#include "core/training/calibrate.h"
+#include "core/training/evaluate.h"
+#include "core/training/normalized_images.h"
+#include "tests/core/training/synthetic_data.h"
+
+namespace bitstair::core {
+namespace {
+
+NetworkConfig Config(int weight_bits, int activation_bits, ActivationFunction activation) {
+  NetworkConfig config;
+  config.network = "convnet28";
+  config.image_channels = 1;
+  config.image_height = config.image_width = 28;
+  config.classes = 4;
+  config.weight_bits = weight_bits;
+  config.activation_bits = activation_bits;
+  config.activation = activation;
+  return config;
+}
+
+Batch BatchOf(const ImageDataset& data, int64_t begin, int64_t end, int64_t index) {
+  return {NormalizedImages(data, begin, end, at::kFloat), data.labels.slice(0, begin, end), index};
+}
+
+// Mean loss of one pass over the data in batches of 32.
+double TrainOneEpoch(TrainStep& step, const ImageDataset& data, double learning_rate) {
+  double loss = 0;
+  int64_t batches = 0;
+  for (int64_t at = 0; at + 32 <= data.size(); at += 32, ++batches) {
+    const absl::StatusOr<StepResult> result = step.Run(BatchOf(data, at, at + 32, batches), learning_rate);
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return std::numeric_limits<double>::infinity();
+    loss += result->loss;
+  }
+  return loss / static_cast<double>(batches);
+}
+
+// The whole staircase, two stages per width: first weights, then activations.
+TEST(TrainStepTest, WalksFrom32To2BitsAndTheLossFalls) {
+  const ImageDataset data = SyntheticData(128, 1, 28, 4);
+  const std::pair<int, int> widths[] = {{32, 32}, {16, 32}, {16, 16}, {8, 16}, {8, 8}, {4, 8}, {4, 4}, {2, 4}, {2, 2}};
+  std::map<std::string, at::Tensor> state;
+  double first = 0, last = 0;
+  for (const auto& [weight_bits, activation_bits] : widths) {
+    SCOPED_TRACE(testing::Message() << "W" << weight_bits << "A" << activation_bits);
+    const bool start = weight_bits == 32;
+    auto network = CreateNetwork(Config(weight_bits, activation_bits, start ? ActivationFunction::kRelu : ActivationFunction::kClip));
+    ASSERT_TRUE(network.ok());
+    if (!start) {
+      ASSERT_TRUE(NetworkFromTensors(state, **network).ok());
+    }
+    Sgd sgd((*network)->parameters(), {});
+    LocalGradients gradients;
+    TrainStep step(network->get(), &sgd, &gradients);
+    const double begin = TrainOneEpoch(step, data, 0.02);
+    double end = begin;
+    for (int epoch = 0; epoch < 2; ++epoch) end = TrainOneEpoch(step, data, 0.02);
+    if (start) {
+      first = begin;
+      EXPECT_LT(end, begin / 2);
+      ASSERT_TRUE(CalibrateActivations(**network, data, 128, 99.9).ok());
+      ASSERT_TRUE(ReestimateBatchNorm(**network, data, 128, 32).ok());
+    }
+    EXPECT_LT(end, std::max(begin, 0.1));
+    last = end;
+    state = NetworkToTensors(**network);
+  }
+  EXPECT_LT(last, first / 4);
+
+  auto network = CreateNetwork(Config(2, 2, ActivationFunction::kClip));
+  ASSERT_TRUE(NetworkFromTensors(state, **network).ok());
+  const EvaluationSums sums = Evaluate(**network, data, 0, data.size(), 50);
+  EXPECT_EQ(sums.images, 128);
+  EXPECT_GT(sums.top1, 115);
+}
+
+TEST(TrainStepTest, IsDeterministic) {
+  const ImageDataset data = SyntheticData(32, 1, 28, 4);
+  std::map<std::string, at::Tensor> states[2];
+  for (auto& state : states) {
+    auto network = CreateNetwork(Config(4, 4, ActivationFunction::kClip));
+    Sgd sgd((*network)->parameters(), {});
+    LocalGradients gradients;
+    TrainStep step(network->get(), &sgd, &gradients);
+    for (int i = 0; i < 3; ++i) TrainOneEpoch(step, data, 0.05);
+    state = NetworkToTensors(**network);
+  }
+  for (const auto& [name, tensor] : states[0]) EXPECT_TRUE(at::equal(tensor, states[1].at(name))) << name;
+}
+
+class TrainStepNanTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    network_ = *CreateNetwork(Config(4, 4, ActivationFunction::kClip));
+    data_ = SyntheticData(8, 1, 28, 4);
+  }
+  std::string RunAndExpectError(const Batch& batch) {
+    Sgd sgd(network_->parameters(), {});
+    LocalGradients gradients;
+    TrainStep step(network_.get(), &sgd, &gradients);
+    std::vector<at::Tensor> before;
+    for (const Parameter& p : network_->parameters()) before.push_back(p.latent.detach().clone());
+    const absl::StatusOr<StepResult> result = step.Run(batch, 0.1);
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kInternal);
+    for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(at::allclose(network_->parameters()[i].latent.detach(), before[i], 0, 0, /*equal_nan=*/true));
+    return std::string(result.status().message());
+  }
+  std::unique_ptr<Network> network_;
+  ImageDataset data_;
+};
+
+TEST_F(TrainStepNanTest, ANanPixelIsSeen) {
+  Batch batch = BatchOf(data_, 0, 8, 41);
+  batch.images[3][0][14][14] = std::numeric_limits<float>::quiet_NaN();
+  const std::string message = RunAndExpectError(batch);
+  EXPECT_NE(message.find("batch 41"), std::string::npos) << message;
+  EXPECT_NE(message.find("images"), std::string::npos) << message;
+}
+
+TEST_F(TrainStepNanTest, ANanWeightIsNamed) {
+  network_->parameters()[6].latent.detach().view(-1)[5] = std::numeric_limits<float>::quiet_NaN();
+  ASSERT_EQ(network_->parameters()[6].name, "conv3.weight");
+  const std::string message = RunAndExpectError(BatchOf(data_, 0, 8, 0));
+  EXPECT_NE(message.find("conv3.weight"), std::string::npos) << message;
+}
+
+TEST(EvaluateTest, CoversEachImageOnce) {
+  const ImageDataset data = SyntheticData(23, 1, 28, 4);
+  auto network = CreateNetwork(Config(4, 4, ActivationFunction::kClip));
+  const EvaluationSums all = Evaluate(**network, data, 0, 23, 23);
+  std::vector<int64_t> progress;
+  const EvaluationSums a = Evaluate(**network, data, 0, 10, 4, [&](int64_t done) { progress.push_back(done); });
+  const EvaluationSums b = Evaluate(**network, data, 10, 23, 4);
+  EXPECT_EQ(progress, (std::vector<int64_t>{4, 8, 10}));
+  EXPECT_EQ(a.images + b.images, 23);
+  EXPECT_EQ(a.top1 + b.top1, all.top1);
+  EXPECT_EQ(all.top5, 23);  // four classes only
+  EXPECT_NEAR(a.loss + b.loss, all.loss, 1e-4);
+  EXPECT_EQ(Evaluate(**network, data, 5, 5, 4).images, 0);
+}
+
+}  // namespace
+}  // namespace bitstair::core
