@@ -22,6 +22,10 @@ int main(int argc, char** argv) {
                          RegisterValidate, RegisterPlan, RegisterHealth}) {
     add(app, exit_code);
   }
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+    Complain(std::string("there is no command \"") + argv[1] + "\"; bitstair --help lists them");
+    return kWrongUsage;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <optional>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/client.h"
@@ -216,8 +215,7 @@ std::string Progress::OnChange(const v1::WatchJobResponse& change) {
   } else if (change.has_event()) {
     const v1::Event& event = change.event();
     // The rest of the events is visible in the job's own changes.
-    const bool trouble = absl::StrContains(event.type(), "Failed") || absl::StrContains(event.type(), "Lost") || absl::StrContains(event.type(), "Unreachable");
-    if (trouble && event.type() != "JobFailed") lines = absl::StrCat(event.stage().empty() ? "" : ShortName(event.stage()) + ": ", event.message(), "\n");
+    if (event.type() == "AttemptFailed") lines = absl::StrCat(ShortName(event.stage()), ": ", event.message(), "\n");
   }
   const std::string erased = Erase();
   return erased + Harmless(lines) + Draw();

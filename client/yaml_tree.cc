@@ -6,6 +6,7 @@
 #include <yaml-cpp/parser.h>
 
 #include <exception>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -70,7 +71,10 @@ class TreeBuilder : public YAML::EventHandler {
   }
   void OnMapEnd() override { open_.pop_back(); }
 
-  YamlNode TakeRoot() { return std::move(root_); }
+  YamlNode TakeRoot() {
+    if (complex_key_) throw Refused(*complex_key_);
+    return std::move(root_);
+  }
 
  private:
   // A container under construction. Pointers stay valid: a container's items only grow while it is the innermost one.
@@ -103,7 +107,12 @@ class TreeBuilder : public YAML::EventHandler {
     Level& level = open_.back();
     if (level.node->kind == YamlNode::Kind::kSequence) return level.node->items.emplace_back(std::move(node));
     if (!level.has_key) {
-      if (kind != YamlNode::Kind::kScalar) Refuse(mark, "a key must be a plain word");
+      if (kind != YamlNode::Kind::kScalar) {
+        // What yaml-cpp takes for such a key is mostly a bracket that is never closed; that, or too many of them, is the better message.
+        if (!complex_key_) complex_key_ = Refused{mark.line + 1, mark.column + 1, "a key must be a plain word"};
+        level.has_key = true;
+        return level.node->entries.emplace_back(std::move(node), YamlNode()).first;
+      }
       if (!level.keys.insert(*scalar).second) Refuse(mark, absl::StrCat("\"", Printable(*scalar), "\" appears twice"));
       level.has_key = true;
       return level.node->entries.emplace_back(std::move(node), YamlNode()).first;
@@ -114,6 +123,7 @@ class TreeBuilder : public YAML::EventHandler {
 
   const int max_depth_;
   int documents_ = 0;
+  std::optional<Refused> complex_key_;
   YamlNode root_;
   std::vector<Level> open_;
 };
