@@ -1,0 +1,25 @@
+// bitstair.v1.Fleet: the workers' streams and lists of what they offer.
+#pragma once
+
+#include "bitstair/v1/fleet.grpc.pb.h"
+#include "server/coordinator.h"
+
+namespace bitstair::server {
+
+class FleetService final : public v1::Fleet::CallbackService {
+ public:
+  // Borrows both; they outlive the gRPC server.
+  FleetService(Coordinator* coordinator, Metrics* metrics) : coordinator_(coordinator), metrics_(metrics) {}
+
+  grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest* request,
+                                        v1::ListWorkersResponse* response) override;
+  grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
+                                         v1::ListDatasetsResponse* response) override;
+  grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* Connect(grpc::CallbackServerContext* context) override;
+
+ private:
+  Coordinator* const coordinator_;
+  Metrics* const metrics_;
+};
+
+}  // namespace bitstair::server

@@ -1,0 +1,81 @@
+#include "server/job_view.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace bitstair::server {
+namespace {
+
+v1::Stage MakeStageView(const Job& job, const Stage& stage) {
+  const auto& record = stage.record;
+  v1::Stage view;
+  view.set_name(StageName(job, stage));
+  *view.mutable_spec() = record.spec();
+  view.set_key(record.key());
+  view.set_state(record.state());
+  view.set_reason(record.reason());
+  view.set_attempts(record.attempts());
+  view.set_generation(record.generation());
+  view.set_resumed_epoch(record.resumed_epoch());
+  view.set_resumed_step(record.resumed_step());
+  if (record.has_checkpoint()) *view.mutable_checkpoint() = record.checkpoint();
+  const int first = std::max(0, static_cast<int>(stage.epochs.size()) - kMaxViewEpochs);
+  for (size_t i = first; i < stage.epochs.size(); ++i) *view.add_epochs() = stage.epochs[i];
+  view.set_seconds(record.seconds());
+  view.set_bit_exact(record.bit_exact());
+  for (const auto& rank : record.ranks()) {
+    auto* placement = view.add_placement();
+    placement->set_rank(rank.rank());
+    placement->set_worker(absl::StrCat("workers/", rank.worker_id()));
+  }
+  if (record.has_start_time()) *view.mutable_start_time() = record.start_time();
+  if (record.has_end_time()) *view.mutable_end_time() = record.end_time();
+  return view;
+}
+
+}  // namespace
+
+v1::Job MakeJobView(const Job& job) {
+  const auto& record = job.record;
+  v1::Job view;
+  view.set_name(JobName(record.job_id()));
+  *view.mutable_spec() = record.spec();
+  view.set_state(record.state());
+  view.set_reason(record.reason());
+  for (const auto& stage : job.stages) *view.add_stages() = MakeStageView(job, stage);
+  if (record.has_create_time()) *view.mutable_create_time() = record.create_time();
+  if (record.has_end_time()) *view.mutable_end_time() = record.end_time();
+  view.set_revision(record.revision());
+  RefreshView(job, &view);
+  return view;
+}
+
+void RefreshView(const Job& job, v1::Job* view) {
+  if (view->state() == v1::JOB_STATE_RESOLVING) view->set_reason(job.waits_for);
+  for (int i = 0; i < view->stages_size() && i < static_cast<int>(job.stages.size()); ++i) {
+    const Stage& stage = job.stages[i];
+    v1::Stage& shown = *view->mutable_stages(i);
+    if (shown.state() == v1::STAGE_STATE_PENDING && stage.record.state() == v1::STAGE_STATE_PENDING && !stage.waits_for.empty()) {
+      shown.set_reason(stage.record.generation() > 0 ? absl::StrCat(stage.record.reason(), "; ", stage.waits_for) : stage.waits_for);
+    }
+    shown.clear_progress();
+    if (shown.generation() != stage.record.generation() || !stage.attempt.has_value()) continue;
+    if (stage.progress.has_value()) *shown.mutable_progress() = *stage.progress;
+    for (int k = 0; k < shown.placement_size() && k < static_cast<int>(stage.attempt->ranks.size()); ++k) {
+      shown.mutable_placement(k)->set_pid(stage.attempt->ranks[k].pid);
+    }
+  }
+}
+
+v1::Event MakeEventView(const Job& job, const records::EventRecord& event) {
+  v1::Event view;
+  view.set_revision(event.revision());
+  *view.mutable_time() = event.time();
+  if (!event.stage().empty()) view.set_stage(absl::StrCat("jobs/", job.record.job_id(), "/stages/", event.stage()));
+  view.set_type(event.type());
+  view.set_message(event.message());
+  return view;
+}
+
+}  // namespace bitstair::server

@@ -1,0 +1,35 @@
+// bitstair.v1.Jobs: gRPC on one side, the coordinator on the other, nothing else.
+#pragma once
+
+#include <boost/asio/thread_pool.hpp>
+
+#include "bitstair/v1/jobs.grpc.pb.h"
+#include "server/coordinator.h"
+
+namespace bitstair::server {
+
+class JobsService final : public v1::Jobs::CallbackService {
+ public:
+  // Borrows all; they outlive the gRPC server. Log files are read on `file_threads`.
+  JobsService(Coordinator* coordinator, LogStore* logs, Metrics* metrics, boost::asio::thread_pool* file_threads)
+      : coordinator_(coordinator), logs_(logs), metrics_(metrics), file_threads_(file_threads) {}
+
+  grpc::ServerUnaryReactor* CreateJob(grpc::CallbackServerContext* context, const v1::CreateJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* context, const v1::GetJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* context, const v1::ListJobsRequest* request, v1::ListJobsResponse* response) override;
+  grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context, const v1::CancelJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* ListStages(grpc::CallbackServerContext* context, const v1::ListStagesRequest* request, v1::ListStagesResponse* response) override;
+  grpc::ServerUnaryReactor* ListEvents(grpc::CallbackServerContext* context, const v1::ListEventsRequest* request, v1::ListEventsResponse* response) override;
+  grpc::ServerUnaryReactor* ListMetrics(grpc::CallbackServerContext* context, const v1::ListMetricsRequest* request,
+                                        v1::ListMetricsResponse* response) override;
+  grpc::ServerWriteReactor<v1::StreamLogsResponse>* StreamLogs(grpc::CallbackServerContext* context, const v1::StreamLogsRequest* request) override;
+  grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
+
+ private:
+  Coordinator* const coordinator_;
+  LogStore* const logs_;
+  Metrics* const metrics_;
+  boost::asio::thread_pool* const file_threads_;
+};
+
+}  // namespace bitstair::server

@@ -1,0 +1,192 @@
+// bitstair-server: wiring only. Flags -> stores -> coordinator -> gRPC, metrics, ready line; then signals and, in embedded mode, the clients' socket.
+#include <grpc/support/log.h>
+#include <prometheus/exposer.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "core/files/durable_file.h"
+#include "server/client_lifeline.h"
+#include "server/coordinator.h"
+#include "server/daemon/daemon.h"
+#include "server/rpc_server.h"
+#include "server/sqlite_job_store.h"
+
+namespace bitstair::server {
+namespace {
+
+constexpr int kExitOk = 0, kExitFailed = 1, kExitUsage = 2;
+
+struct Flags {
+  std::string listen = "127.0.0.1:7420";
+  std::string metrics_listen = "127.0.0.1:7421";
+  std::string state_dir;
+  std::string log_level = "info";
+  int ready_fd = -1;
+  bool embedded = false;
+  bool insecure = false;
+  bool no_reflection = false;
+  double lease_seconds = 8;
+  double grace_seconds = 30;
+};
+
+std::string DefaultStateDir() {
+  if (const char* state = std::getenv("XDG_STATE_HOME"); state != nullptr && state[0] == '/') return absl::StrCat(state, "/bitstair/server");
+  const char* home = std::getenv("HOME");
+  return absl::StrCat(home == nullptr ? "/tmp" : home, "/.local/state/bitstair/server");
+}
+
+int Refuse(const absl::Status& status) {
+  std::cerr << "bitstair-server: " << status.message() << "\n";
+  return kExitUsage;
+}
+
+// gRPC's own lines, in our format; its errors are ours to explain, so they show at debug level only.
+void LogFromGrpc(gpr_log_func_args* args) {
+  spdlog::debug("grpc: {}", args->message);
+}
+
+absl::StatusOr<std::unique_ptr<prometheus::Exposer>> ServeMetrics(daemon::HostPort* address, const Metrics& metrics) {
+  try {
+    auto exposer = std::make_unique<prometheus::Exposer>(daemon::ToString(*address), 1);
+    exposer->RegisterCollectable(metrics.registry());
+    const auto ports = exposer->GetListeningPorts();
+    if (!ports.empty()) address->port = ports.front();
+    return exposer;
+  } catch (const std::exception& e) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve metrics on ", daemon::ToString(*address), ": the port is in use, or the address is not this machine's"));
+  }
+}
+
+int Serve(const Flags& flags) {
+  auto address = daemon::ParseHostPort(flags.listen);
+  if (!address.ok()) return Refuse(absl::InvalidArgumentError(absl::StrCat("--listen: ", address.status().message())));
+  auto metrics_address = daemon::ParseHostPort(flags.metrics_listen);
+  if (!metrics_address.ok()) return Refuse(absl::InvalidArgumentError(absl::StrCat("--metrics-listen: ", metrics_address.status().message())));
+  for (const auto& a : {*address, *metrics_address}) {
+    if (auto s = daemon::CheckListenAddress(a, flags.insecure); !s.ok()) return Refuse(s);
+  }
+  const std::string& state_dir = flags.state_dir;
+  if (auto s = core::MakeWritableDirectory(state_dir); !s.ok()) return Refuse(s);
+  const auto lock = daemon::DirectoryLock::Take(state_dir);
+  if (!lock.ok()) return Refuse(lock.status());
+
+  Metrics metrics(BITSTAIR_VERSION);
+  SqliteJobStore::Options store_options;
+  store_options.observer = [&metrics](double seconds, size_t commits) { metrics.ObserveCommit(seconds, commits); };
+  auto store = SqliteJobStore::Open(state_dir + "/jobs.db", std::move(store_options));
+  if (!store.ok()) return Refuse(store.status());
+  auto artifacts = ArtifactStore::Open(state_dir + "/artifacts");
+  if (!artifacts.ok()) return Refuse(artifacts.status());
+  LogStore logs(state_dir + "/logs");
+
+  boost::asio::io_context io(1);
+  int exit_code = kExitOk;
+  Coordinator::Options options;
+  options.lease = absl::Seconds(flags.lease_seconds);
+  options.grace = absl::Seconds(flags.grace_seconds);
+  options.on_fatal = [&](const absl::Status&) {
+    boost::asio::post(io, [&] {
+      exit_code = kExitFailed;
+      io.stop();
+    });
+  };
+  Coordinator coordinator(options, store->get(), artifacts->get(), &logs, &metrics);
+  if (auto s = coordinator.Start(); !s.ok()) return Refuse(s);
+  RpcServer rpc(&coordinator, artifacts->get(), &logs, &metrics);
+  const auto bound = rpc.Start(*address, !flags.no_reflection);
+  if (!bound.ok()) return Refuse(absl::Status(bound.status().code(), absl::StrCat(bound.status().message(), " (--listen)")));
+  const auto exposer = ServeMetrics(&*metrics_address, metrics);
+  if (!exposer.ok()) return Refuse(absl::Status(exposer.status().code(), absl::StrCat(exposer.status().message(), " (--metrics-listen)")));
+
+  bool leaving = false;
+  const auto leave = [&](const char* why) {
+    if (leaving) return io.stop();
+    leaving = true;
+    spdlog::info("leaving: {}", why);
+    if (!flags.embedded) return io.stop();
+    coordinator.SayGoodbye([&] { boost::asio::post(io, [&] { io.stop(); }); });
+  };
+  boost::asio::signal_set signals(io, SIGTERM, SIGINT);
+  std::function<void()> wait_for_signal = [&] {
+    signals.async_wait([&](const boost::system::error_code& error, int signal) {
+      if (error) return;
+      wait_for_signal();
+      leave(signal == SIGTERM ? "SIGTERM" : "SIGINT");
+    });
+  };
+  wait_for_signal();
+  ClientLifeline lifeline(&io, state_dir + "/clients.sock", [&] { leave("no client is left"); });
+  if (flags.embedded) {
+    if (auto s = lifeline.Start(); !s.ok()) return Refuse(s);
+  }
+
+  const std::string endpoint_path = state_dir + "/endpoint.json";
+  const std::string endpoint = nlohmann::ordered_json{
+      {"address", daemon::ToString(*bound)},
+      {"metrics_address", daemon::ToString(*metrics_address)},
+      {"pid", getpid()},
+      {"state_dir", state_dir}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (auto s = core::WriteFileDurably(endpoint_path, endpoint + "\n"); !s.ok()) return Refuse(s);
+  daemon::SignalReady(flags.ready_fd, endpoint);
+  spdlog::info("serving on {}, metrics on http://{}/metrics, state in {}", daemon::ToString(*bound), daemon::ToString(*metrics_address), state_dir);
+  io.run();
+
+  unlink(endpoint_path.c_str());
+  coordinator.CloseStreams();
+  rpc.Shutdown(absl::Seconds(2));
+  coordinator.Stop();
+  return exit_code;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app{"bitstair-server: the coordinator. Takes jobs, plans their stages, hands them to workers, and keeps all state.", "bitstair-server"};
+  app.footer(
+      "Examples:\n"
+      "  bitstair-server --state-dir /var/lib/bitstair\n"
+      "  bitstair-server --listen 10.0.0.5:7420 --insecure --state-dir /srv/bitstair    # a network you trust\n"
+      "Exit codes: 0 done, 1 the job store failed, 2 wrong usage or a state folder or address that cannot be used.");
+  Flags flags;
+  flags.state_dir = DefaultStateDir();
+  app.set_version_flag("--version", std::string("bitstair-server ") + BITSTAIR_VERSION);
+  app.add_option("--listen", flags.listen, "HOST:PORT of the gRPC API; port 0: any free one")->capture_default_str();
+  app.add_option("--metrics-listen", flags.metrics_listen, "HOST:PORT of /metrics")->capture_default_str();
+  app.add_option("--state-dir", flags.state_dir, "folder of all state; held by one server at a time")->capture_default_str();
+  app.add_option("--lease-seconds", flags.lease_seconds, "silence after which a worker is unreachable")->capture_default_str()->check(CLI::Range(0.1, 3600.0));
+  app.add_option("--grace-seconds", flags.grace_seconds, "how long an unreachable worker keeps its attempts")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error")->capture_default_str();
+  app.add_option("--ready-fd", flags.ready_fd, "descriptor that gets one JSON line once the server serves");
+  app.add_flag("--embedded", flags.embedded, "live only as long as clients are connected to STATE_DIR/clients.sock");
+  app.add_flag("--insecure", flags.insecure, "allow addresses other than loopback without encryption");
+  app.add_flag("--no-reflection", flags.no_reflection, "no gRPC reflection");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? kExitOk : kExitUsage;
+  }
+  if (auto s = daemon::SetUpLogging("server", flags.log_level); !s.ok()) return Refuse(s);
+  gpr_set_log_function(LogFromGrpc);
+  std::signal(SIGPIPE, SIG_IGN);
+  return Serve(flags);
+}
+
+}  // namespace
+}  // namespace bitstair::server
+
+int main(int argc, char** argv) {
+  return bitstair::server::Main(argc, argv);
+}

@@ -1,0 +1,56 @@
+#include "server/rpc_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace bitstair::server {
+namespace {
+constexpr int kMaxMessageBytes = 4 << 20;
+}  // namespace
+
+RpcServer::RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics)
+    : jobs_(coordinator, logs, metrics, &file_threads_), fleet_(coordinator, metrics), artifacts_(artifacts, metrics, &file_threads_) {}
+
+RpcServer::~RpcServer() {
+  Shutdown(absl::ZeroDuration());
+  file_threads_.join();
+}
+
+absl::StatusOr<daemon::HostPort> RpcServer::Start(daemon::HostPort address, bool reflection) {
+  grpc::EnableDefaultHealthCheckService(true);
+  if (reflection) {
+    static const bool kOnce = (grpc::reflection::InitProtoReflectionServerBuilderPlugin(), true);
+    (void)kOnce;
+  }
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error, not a shared port
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  int port = 0;
+  builder.AddListeningPort(daemon::ToString(address), grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&jobs_);
+  builder.RegisterService(&fleet_);
+  builder.RegisterService(&artifacts_);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || port <= 0) {
+    server_.reset();
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", daemon::ToString(address), ": the port is in use, or the address is not this machine's"));
+  }
+  address.port = port;
+  return address;
+}
+
+void RpcServer::Shutdown(absl::Duration patience) {
+  if (server_ == nullptr) return;
+  server_->Shutdown(absl::ToChronoTime(absl::Now() + patience));
+  server_->Wait();
+  server_.reset();
+}
+
+}  // namespace bitstair::server

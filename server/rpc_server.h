@@ -1,0 +1,40 @@
+// The gRPC server: our three services, health and reflection, on one address.
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <boost/asio/thread_pool.hpp>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/artifacts_service.h"
+#include "server/daemon/daemon.h"
+#include "server/fleet_service.h"
+#include "server/jobs_service.h"
+
+namespace bitstair::server {
+
+class RpcServer {
+ public:
+  // Borrows all; they outlive it.
+  RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics);
+  ~RpcServer();
+
+  // Listens and serves. Port 0: any free one. Returns the address in use. UNAVAILABLE if it cannot be had, also where another process listens there with
+  // SO_REUSEPORT.
+  absl::StatusOr<daemon::HostPort> Start(daemon::HostPort address, bool reflection);
+
+  // Calls under way get `patience`, then they are cancelled. Returns when all are over. The coordinator must still run.
+  void Shutdown(absl::Duration patience);
+
+ private:
+  boost::asio::thread_pool file_threads_{2};
+  JobsService jobs_;
+  FleetService fleet_;
+  ArtifactsService artifacts_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace bitstair::server

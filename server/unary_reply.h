@@ -1,0 +1,24 @@
+// From the coordinator's answer to a unary call's end.
+#pragma once
+
+#include <grpcpp/support/server_callback.h>
+
+#include <string>
+#include <utility>
+
+#include "proto/status.h"
+#include "server/coordinator.h"
+
+namespace bitstair::server {
+
+// A reply that fills `response` and finishes `reactor`, and counts the call under `method`.
+template <typename Response>
+Reply<Response> UnaryReply(grpc::ServerUnaryReactor* reactor, Response* response, Metrics* metrics, std::string method) {
+  return [reactor, response, metrics, method = std::move(method)](absl::StatusOr<Response> answer) {
+    metrics->CountRpc(method, answer.status());
+    if (answer.ok()) *response = *std::move(answer);
+    reactor->Finish(ToGrpc(answer.status()));
+  };
+}
+
+}  // namespace bitstair::server
