@@ -69,8 +69,10 @@ void EmitYaml(YAML::Emitter& out, const Json& value) {
   } else if (value.is_string()) {
     // Quoted: "1e5" and "true" stay text for every reader.
     out << YAML::DoubleQuoted << value.get<std::string>();
+  } else if (value.is_null()) {
+    out << YAML::Null;
   } else {
-    out << value.dump();  // numbers, true, false, null are the same words in both
+    out << value.dump();  // numbers, true and false are the same words in both
   }
 }
 
