@@ -1,0 +1,90 @@
+#include "worker/trainer/stage_config.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace bitstair::trainer {
+namespace {
+
+constexpr int kMaxEpochs = 1 << 20;  // 20 bits of the epoch word
+
+bool IsWidth(int bits) {
+  return (bits >= 1 && bits <= 8) || bits == 16 || bits == 32;
+}
+
+}  // namespace
+
+absl::Status CheckStart(const v1::StartTrainer& start) {
+  const v1::StageSpec& spec = start.spec();
+  const auto wrong = [](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("start message: ", parts...)); };
+  if (start.world_size() < 1 || start.rank() < 0 || start.rank() >= start.world_size()) return wrong("rank ", start.rank(), " of ", start.world_size());
+  if (start.world_size() != spec.ranks()) return wrong("world_size ", start.world_size(), " is not spec.ranks ", spec.ranks());
+  if (!IsWidth(spec.weight_bits()) || !IsWidth(spec.activation_bits())) return wrong("widths ", spec.weight_bits(), "/", spec.activation_bits());
+  if (spec.epochs() < 1 || spec.epochs() >= kMaxEpochs) return wrong("spec.epochs ", spec.epochs());
+  if (spec.schedule_offset() < 0 || spec.schedule_epochs() < spec.schedule_offset() + spec.epochs()) {
+    return wrong("epochs ", spec.schedule_offset(), " to ", spec.schedule_offset() + spec.epochs(), " are not within a schedule of ", spec.schedule_epochs());
+  }
+  if (spec.batch_size() < 1 || spec.batch_size() % spec.ranks() != 0)
+    return wrong("spec.batch_size ", spec.batch_size(), " is not a multiple of ", spec.ranks(), " ranks");
+  if (spec.data().train_limit() < 0 || spec.data().test_limit() < 0) return wrong("spec.data limits below zero");
+  if (spec.checkpoint().every_steps() < 0) return wrong("spec.checkpoint.every_steps ", spec.checkpoint().every_steps());
+  if (spec.numerics() != v1::NUMERICS_REFERENCE && spec.numerics() != v1::NUMERICS_UNSPECIFIED)
+    return wrong("spec.numerics ", v1::Numerics_Name(spec.numerics()));
+  if (start.checkpoint_dir().empty()) return wrong("checkpoint_dir is empty");
+  if (!spec.parent().empty() && start.parent_path().empty() && start.resume_path().empty())
+    return wrong("stage ", spec.name(), " has a parent, but no checkpoint of it came");
+  return absl::OkStatus();
+}
+
+core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data) {
+  core::NetworkConfig config;
+  config.network = spec.network();
+  config.image_channels = static_cast<int>(data.images.size(1));
+  config.image_height = static_cast<int>(data.images.size(2));
+  config.image_width = static_cast<int>(data.images.size(3));
+  config.classes = data.classes;
+  config.weight_bits = spec.weight_bits();
+  config.activation_bits = spec.activation_bits();
+  config.activation = spec.activation() == v1::ACTIVATION_FUNCTION_RELU ? core::ActivationFunction::kRelu : core::ActivationFunction::kClip;
+  config.quantizer = spec.quantizer();
+  config.detach_weight_max = spec.detach_weight_max();
+  config.quantize_last_activation = spec.quantize_last_activation();
+  config.seed = spec.seed();
+  return config;
+}
+
+core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data) {
+  core::NetworkConfig config = NetworkConfigOf(spec, data);
+  config.weight_bits = 32;
+  config.activation_bits = 32;
+  config.activation = core::ActivationFunction::kRelu;
+  return config;
+}
+
+core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec) {
+  return {.momentum = spec.momentum(), .nesterov = spec.nesterov(), .weight_decay = spec.weight_decay(), .decay_batch_norm = spec.decay_batch_norm()};
+}
+
+core::LearningRateSchedule ScheduleOf(const v1::StageSpec& spec) {
+  core::LearningRateSchedule schedule;
+  schedule.kind =
+      spec.learning_rate_schedule() == v1::LEARNING_RATE_SCHEDULE_STEP ? core::LearningRateSchedule::Kind::kStep : core::LearningRateSchedule::Kind::kCosine;
+  schedule.initial = spec.learning_rate();
+  schedule.epochs = spec.schedule_epochs();
+  schedule.step_epochs.assign(spec.step_epochs().begin(), spec.step_epochs().end());
+  schedule.gamma = spec.step_gamma();
+  return schedule;
+}
+
+core::BatchLoaderOptions LoaderOptionsOf(const v1::StartTrainer& start) {
+  return {.seed = start.spec().seed(),
+          .rank = start.rank(),
+          .world_size = start.world_size(),
+          .batch_size = start.spec().batch_size(),
+          .crop_flip = start.spec().data().augmentation() == v1::AUGMENTATION_CROP_FLIP};
+}
+
+int64_t EpochWord(const v1::StageSpec& spec, int epoch) {
+  return (int64_t{spec.weight_bits()} << 26) + (int64_t{spec.activation_bits()} << 20) + epoch;
+}
+
+}  // namespace bitstair::trainer

@@ -1,0 +1,32 @@
+// StageSpec, as the wire has it -> the structs that core/ takes.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "bitstair/v1/trainer.pb.h"
+#include "core/data/batch_loader.h"
+#include "core/data/dataset.h"
+#include "core/nn/network_config.h"
+#include "core/training/schedule.h"
+#include "core/training/sgd.h"
+
+namespace bitstair::trainer {
+
+// INVALID_ARGUMENT names the field that no trainer can work with. The coordinator checks far more; this keeps nonsense from crashing a process.
+absl::Status CheckStart(const v1::StartTrainer& start);
+
+// The network of this stage, for images such as data's.
+core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data);
+
+// The same weights as the parent trained them: full precision, ReLU. For calibration.
+core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data);
+
+core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec);
+core::LearningRateSchedule ScheduleOf(const v1::StageSpec& spec);
+core::BatchLoaderOptions LoaderOptionsOf(const v1::StartTrainer& start);
+
+// The counter word that keeps the random numbers of two stages and of two epochs apart (docs/formats/random.md). epoch: 0-based within the stage.
+int64_t EpochWord(const v1::StageSpec& spec, int epoch);
+
+}  // namespace bitstair::trainer

@@ -1,0 +1,339 @@
+#include "worker/trainer/trainer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <optional>
+#include <stdexcept>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/training/evaluate.h"
+#include "core/training/schedule.h"
+#include "worker/trainer/stage_config.h"
+
+namespace bitstair::trainer {
+namespace {
+
+constexpr double kLoadDeadline = 120;
+constexpr double kRendezvousDeadline = 60;  // 30 s for each of its two halves: the address, and the group
+constexpr double kCheckpointDeadline = 120;
+constexpr int kEvaluationBatch = 256;
+
+double SecondsSince(ProgressReport::Clock::time_point begin) {
+  return std::chrono::duration<double>(ProgressReport::Clock::now() - begin).count();
+}
+
+// Every rank's numbers, in rank order.
+std::vector<std::vector<double>> Exchange(ProcessGroup& group, const std::vector<double>& numbers) {
+  at::Tensor own = at::empty({static_cast<int64_t>(numbers.size())}, at::kDouble);
+  std::copy(numbers.begin(), numbers.end(), own.mutable_data_ptr<double>());
+  std::vector<std::vector<double>> all;
+  for (const at::Tensor& tensor : group.AllGather(own)) all.emplace_back(tensor.const_data_ptr<double>(), tensor.const_data_ptr<double>() + numbers.size());
+  return all;
+}
+
+// In rank order: the same sum on all ranks, whatever the algorithm underneath.
+double Sum(const std::vector<std::vector<double>>& of_ranks, size_t index) {
+  double sum = 0;
+  for (const std::vector<double>& numbers : of_ranks) sum += numbers[index];
+  return sum;
+}
+
+}  // namespace
+
+Trainer::Trainer(v1::StartTrainer start, WorkerChannel& channel) : start_(std::move(start)), channel_(channel), report_(channel, start_.rank() == 0) {}
+Trainer::~Trainer() = default;
+
+v1::TrainerResult Trainer::Run() {
+  absl::Status status;
+  v1::ExitCause cause = v1::EXIT_CAUSE_FAILED;
+  try {
+    status = Load();
+    if (status.ok()) status = Join();
+    if (status.ok()) status = Train();
+    if (status.ok()) status = Leave();
+    if (cause_ != v1::EXIT_CAUSE_UNSPECIFIED) cause = cause_;
+  } catch (const c10::DistError& error) {
+    cause = v1::EXIT_CAUSE_PEER_LOST;
+    status = absl::UnavailableError(absl::StrCat(Where(), ": lost a peer: ", error.what_without_backtrace()));
+  } catch (const c10::Error& error) {
+    status = absl::InternalError(absl::StrCat(Where(), ": ", error.what_without_backtrace()));
+  } catch (const std::runtime_error& error) {
+    // Gloo's own exceptions; in a gang of one there is no Gloo.
+    if (start_.world_size() > 1) cause = v1::EXIT_CAUSE_PEER_LOST;
+    status = absl::UnavailableError(absl::StrCat(Where(), start_.world_size() > 1 ? ": lost a peer: " : ": ", error.what()));
+  } catch (const std::exception& error) {
+    status = absl::InternalError(absl::StrCat(Where(), ": ", error.what()));
+  }
+  v1::TrainerResult result;
+  if (status.ok()) {
+    result.set_cause(stop_agreed_ ? v1::EXIT_CAUSE_STOPPED : v1::EXIT_CAUSE_FINISHED);
+    result.set_message(stop_agreed_ ? absl::StrCat("stopped at ", Where()) : absl::StrCat("stage ", spec().name(), " is done"));
+    spdlog::info("{}", result.message());
+  } else {
+    result.set_cause(absl::IsCancelled(status) ? v1::EXIT_CAUSE_STOPPED : cause);
+    result.set_message(std::string(status.message()));
+    spdlog::error("{}: {}", v1::ExitCause_Name(result.cause()), result.message());
+  }
+  return result;
+}
+
+absl::Status Trainer::Load() {
+  if (absl::Status status = CheckStart(start_); !status.ok()) return status;
+  report_.Phase("load", kLoadDeadline);
+  if (start_.slot().kind() == v1::SLOT_KIND_GPU) {
+    if (absl::Status status = LoadGpuBackend(start_.slot().index()); !status.ok()) return status;
+  }
+  at::set_num_threads(std::max(1, start_.slot().threads()));
+
+  absl::StatusOr<core::ImageDataset> train = core::LoadDataset(start_.data_path(), core::Split::kTrain, spec().data().train_limit());
+  if (!train.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, train.status());
+  absl::StatusOr<core::ImageDataset> test = core::LoadDataset(start_.data_path(), core::Split::kTest, spec().data().test_limit());
+  if (!test.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, test.status());
+  train_ = *std::move(train);
+  test_ = *std::move(test);
+  if (train_.images.sizes().slice(1) != test_.images.sizes().slice(1) || train_.classes != test_.classes) {
+    return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": training and test images differ in size")));
+  }
+  loader_ = std::make_unique<core::BatchLoader>(train_, LoaderOptionsOf(start_));
+  steps_per_epoch_ = loader_->batches_per_epoch();
+  if (steps_per_epoch_ == 0) {
+    return Fail(v1::EXIT_CAUSE_BAD_DATA,
+                absl::InvalidArgumentError(absl::StrCat("batch_size ", spec().batch_size(), " is more than the ", train_.size(), " training images")));
+  }
+  report_.SetStage(spec().epochs(), steps_per_epoch_, spec().batch_size(), test_.size());
+
+  absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(NetworkConfigOf(spec(), train_));
+  if (!network.ok()) return network.status();
+  network_ = *std::move(network);
+  sgd_ = std::make_unique<core::Sgd>(network_->parameters(), SgdOptionsOf(spec()));
+  return LoadState();
+}
+
+absl::Status Trainer::LoadState() {
+  const std::string& path = start_.resume_path().empty() ? start_.parent_path() : start_.resume_path();
+  if (path.empty()) return absl::OkStatus();  // weights from the seed
+  const absl::StatusOr<core::Checkpoint> checkpoint = core::LoadCheckpoint(path);
+  if (!checkpoint.ok()) return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, checkpoint.status());
+  absl::Status status;
+  if (!start_.resume_path().empty()) {
+    status = Resume(*checkpoint, start_, *network_, *sgd_, &position_);
+    if (status.ok() && position_.step > steps_per_epoch_) status = absl::InvalidArgumentError(absl::StrCat("step ", position_.step, " of ", steps_per_epoch_));
+  } else {
+    if (spec().calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) report_.Phase("calibrate", kLoadDeadline);
+    status = StartFromParent(*checkpoint, spec(), train_, *network_, *sgd_);
+  }
+  if (status.ok()) return status;
+  return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, absl::Status(status.code(), absl::StrCat(path, ": ", status.message())));
+}
+
+absl::Status Trainer::Join() {
+  if (start_.world_size() == 1) {
+    group_ = std::make_unique<ProcessGroup>();
+  } else {
+    report_.Phase("rendezvous", kRendezvousDeadline);
+    const std::string scope = RendezvousStore::Scope(start_.attempt().stage(), start_.attempt().generation(), start_.rendezvous_token());
+    absl::StatusOr<std::unique_ptr<RendezvousStore>> store = absl::UnknownError("");
+    if (is_rank0()) {
+      store = RendezvousStore::Host(start_.data_address(), scope);
+      if (!store.ok()) return store.status();
+      v1::FromTrainer ready;
+      *ready.mutable_rendezvous_ready()->mutable_attempt() = start_.attempt();
+      ready.mutable_rendezvous_ready()->set_address((*store)->address());
+      channel_.Send(ready);
+    } else {
+      const absl::StatusOr<v1::Rendezvous> rendezvous = channel_.WaitForRendezvous(kRendezvousTimeout);
+      if (absl::IsDeadlineExceeded(rendezvous.status())) return Fail(v1::EXIT_CAUSE_PEER_LOST, rendezvous.status());
+      if (!rendezvous.ok()) return rendezvous.status();
+      store = RendezvousStore::Connect(rendezvous->address(), scope);
+      if (!store.ok()) return store.status();
+    }
+    store_ = *std::move(store);
+    const std::optional<int> gpu = start_.slot().kind() == v1::SLOT_KIND_GPU ? std::optional<int>(start_.slot().index()) : std::nullopt;
+    group_ = std::make_unique<ProcessGroup>(store_->store(), start_.rank(), start_.world_size(), start_.data_address(), gpu);
+  }
+  gradients_ = MakeGradientAllreduce(network_->parameters(), *group_);
+  step_ = std::make_unique<core::TrainStep>(network_.get(), sgd_.get(), gradients_.get());
+
+  const std::string digest = ParametersDigest(*network_, *sgd_);
+  at::Tensor own = at::empty({static_cast<int64_t>(digest.size())}, at::kByte);
+  std::copy(digest.begin(), digest.end(), static_cast<char*>(own.mutable_data_ptr()));
+  const std::vector<at::Tensor> all = group_->AllGather(own);
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (!all[rank].equal(own)) return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " starts from other parameters than rank ", start_.rank()));
+  }
+  spdlog::info("{}: rank {} of {}, {} threads, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(), at::get_num_threads(),
+               !start_.resume_path().empty()   ? "a checkpoint of its own"
+               : !start_.parent_path().empty() ? "its parent"
+                                               : "the seed",
+               digest);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Train() {
+  while (position_.epoch < spec().epochs()) {
+    if (absl::Status status = TrainEpoch(); !status.ok()) return status;
+    if (stop_agreed_) return StopHere();
+    if (absl::Status status = EndEpoch(); !status.ok()) return status;
+    if (position_.epoch == spec().epochs()) break;
+    const int every = spec().checkpoint().every_steps();
+    if (spec().checkpoint().every_epoch() || (every > 0 && StepOfStage() % every == 0)) {
+      if (absl::Status status = SaveCheckpoint(/*averaged=*/true, /*final=*/false); !status.ok()) return status;
+    }
+  }
+  return SaveCheckpoint(/*averaged=*/true, /*final=*/true);
+}
+
+absl::Status Trainer::TrainEpoch() {
+  const int every = spec().checkpoint().every_steps();
+  loader_->StartEpoch(EpochWord(spec(), position_.epoch), position_.step);
+  report_.BeginEpoch(position_.epoch, position_.step);
+  while (position_.step < steps_per_epoch_) {
+    report_.BeginStep();
+    if (absl::Status status = TakeStep(); !status.ok()) return status;
+    report_.EndStep();
+    SendProgress();
+    if (stop_agreed_) return absl::OkStatus();
+    if (every > 0 && StepOfStage() % every == 0 && position_.step < steps_per_epoch_) {
+      if (absl::Status status = SaveCheckpoint(/*averaged=*/false, /*final=*/false); !status.ok()) return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::TakeStep() {
+  CrashForTests();
+  core::Batch batch;
+  if (!loader_->Next(&batch)) return absl::InternalError(absl::StrCat(Where(), ": the loader has no batch"));
+  learning_rate_ = core::LearningRateAt(ScheduleOf(spec()), spec().schedule_offset() + position_.epoch, position_.step, steps_per_epoch_);
+  const absl::StatusOr<core::StepResult> result = step_->Run(batch, learning_rate_);
+  if (!result.ok()) gradients_->Abstain();
+
+  // One small exchange per step: sums for the report, whether a rank was asked to stop, whether a rank failed. All ranks draw the same conclusions.
+  const double images = static_cast<double>(spec().batch_size()) / start_.world_size();
+  const std::vector<std::vector<double>> all =
+      Exchange(*group_, {result.ok() ? result->loss * images : 0, result.ok() ? static_cast<double>(result->correct) : 0, channel_.stop_requested() ? 1.0 : 0.0,
+                         result.ok() ? 0.0 : 1.0});
+  if (Sum(all, 3) > 0) {
+    if (!result.ok()) return absl::Status(result.status().code(), absl::StrCat(Where(), ", rank ", start_.rank(), ": ", result.status().message()));
+    size_t rank = 0;
+    while (all[rank][3] == 0) ++rank;
+    return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " failed; its message says why"));
+  }
+  position_.loss_sum += Sum(all, 0);
+  position_.correct += static_cast<int64_t>(Sum(all, 1));
+  ++position_.step;
+  stop_agreed_ = Sum(all, 2) > 0;
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::EndEpoch() {
+  report_.Evaluating();
+  SetStatistics(MeanStatistics(group_->AllGather(FlattenStatistics(*network_))), *network_);
+
+  const auto begin = ProgressReport::Clock::now();
+  const int64_t first = test_.size() * start_.rank() / start_.world_size(), last = test_.size() * (start_.rank() + 1) / start_.world_size();
+  const core::EvaluationSums own = core::Evaluate(*network_, test_, first, last, kEvaluationBatch, [this](int64_t) {
+    report_.Evaluating();
+    SendProgress();
+  });
+  const std::vector<std::vector<double>> all =
+      Exchange(*group_, {own.loss, static_cast<double>(own.top1), static_cast<double>(own.top5), static_cast<double>(own.images)});
+  const double evaluation_seconds = SecondsSince(begin), images = Sum(all, 3), trained = static_cast<double>(steps_per_epoch_) * spec().batch_size();
+  report_.EndEvaluation(evaluation_seconds);
+
+  v1::EpochResult result;
+  result.set_epoch(position_.epoch + 1);
+  result.set_train_loss(position_.loss_sum / trained);
+  result.set_train_top1(100 * static_cast<double>(position_.correct) / trained);
+  result.set_test_loss(Sum(all, 0) / images);
+  result.set_test_top1(100 * Sum(all, 1) / images);
+  result.set_test_top5(100 * Sum(all, 2) / images);
+  result.set_learning_rate(learning_rate_);
+  result.set_seconds(report_.training_seconds() + evaluation_seconds);
+  result.set_images_per_second(report_.images_per_second());
+  result.set_data_wait_seconds(loader_->wait_seconds());
+  spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
+               spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), result.images_per_second(),
+               gradients_->bytes_sent(), ParametersDigest(*network_, *sgd_));
+  if (is_rank0()) {
+    SendProgress(/*now=*/true);
+    v1::FromTrainer message;
+    *message.mutable_epoch() = result;
+    channel_.Send(message);
+  }
+  position_ = {.epoch = position_.epoch + 1};
+  return absl::OkStatus();
+}
+
+// Reads training state, changes none of it.
+absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
+  report_.Phase("checkpoint", kCheckpointDeadline);
+  const std::vector<at::Tensor> statistics = group_->AllGather(FlattenStatistics(*network_));
+  if (is_rank0()) {
+    const absl::StatusOr<core::SavedCheckpoint> saved =
+        core::SaveCheckpoint(start_.checkpoint_dir(), MakeCheckpoint(start_, *network_, *sgd_, position_, statistics, averaged, final), NumericProfile(start_));
+    if (!saved.ok()) return absl::Status(saved.status().code(), absl::StrCat(Where(), ": cannot save a checkpoint: ", saved.status().message()));
+    v1::FromTrainer message;
+    message.mutable_checkpoint()->set_path(saved->path);
+    v1::Checkpoint* checkpoint = message.mutable_checkpoint()->mutable_checkpoint();
+    checkpoint->set_sha256(saved->sha256);
+    checkpoint->set_size_bytes(saved->size_bytes);
+    checkpoint->set_epoch(position_.epoch);
+    checkpoint->set_step(position_.step);
+    checkpoint->set_final(final);
+    checkpoint->set_generation(start_.attempt().generation());
+    channel_.Send(message);
+    spdlog::info("{}: {}checkpoint {}", Where(), final ? "final " : "", saved->sha256);
+  }
+  // The others wait here, in this phase and not in a step's short one, until the file is safe.
+  group_->Barrier();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::StopHere() {
+  spdlog::info("{}: stopping as asked", Where());
+  return SaveCheckpoint(/*averaged=*/false, /*final=*/false);
+}
+
+absl::Status Trainer::Leave() {
+  if (store_ != nullptr) store_->Leave(start_.rank(), start_.world_size());
+  return absl::OkStatus();
+}
+
+void Trainer::SendProgress(bool now) {
+  const double images = static_cast<double>(position_.step) * spec().batch_size();
+  if (images > 0) report_.Progress(position_.loss_sum / images, 100 * static_cast<double>(position_.correct) / images, gradients_->bytes_sent(), now);
+}
+
+absl::Status Trainer::Fail(v1::ExitCause cause, absl::Status status) {
+  if (cause_ == v1::EXIT_CAUSE_UNSPECIFIED) cause_ = cause;
+  return status;
+}
+
+std::string Trainer::Where() const {
+  return absl::StrCat("stage ", spec().name(), " epoch ", position_.epoch + 1, " step ", position_.step);
+}
+
+void Trainer::CrashForTests() const {
+  const char* wish = std::getenv("BITSTAIR_TEST_CRASH");
+  if (wish == nullptr) return;
+  const std::vector<std::string> parts = absl::StrSplit(wish, ':');
+  if (parts.size() != 4 || parts[0] != spec().name()) return;
+  const std::string here[] = {absl::StrCat(start_.rank()), absl::StrCat(StepOfStage()), absl::StrCat(start_.attempt().generation())};
+  for (size_t i = 0; i < 3; ++i) {
+    if (parts[i + 1] != "*" && parts[i + 1] != here[i]) return;
+  }
+  spdlog::warn("{}: BITSTAIR_TEST_CRASH", Where());
+  raise(SIGKILL);
+}
+
+}  // namespace bitstair::trainer

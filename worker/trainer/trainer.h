@@ -1,0 +1,81 @@
+// One rank of one attempt at one stage: stage -> epoch -> step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "bitstair/v1/trainer.pb.h"
+#include "core/data/batch_loader.h"
+#include "core/data/dataset.h"
+#include "core/nn/network.h"
+#include "core/training/sgd.h"
+#include "core/training/train_step.h"
+#include "worker/trainer/gradient_allreduce.h"
+#include "worker/trainer/process_group.h"
+#include "worker/trainer/progress_report.h"
+#include "worker/trainer/rendezvous.h"
+#include "worker/trainer/training_state.h"
+#include "worker/trainer/worker_channel.h"
+
+namespace bitstair::trainer {
+
+// For tests of the programs around it, the environment variable BITSTAIR_TEST_CRASH="STAGE:RANK:STEP:GENERATION" makes the trainer of that stage, rank and
+// generation ('*': any) end itself by SIGKILL when it is about to do that step (0-based, counted over the stage's epochs). Unset: nothing.
+class Trainer {
+ public:
+  // Borrows the channel.
+  Trainer(v1::StartTrainer start, WorkerChannel& channel);
+  ~Trainer();
+
+  // Trains the stage to its end, to a stop that the worker asks for, or to a failure. The one place where exceptions of LibTorch and c10d become a result;
+  // throws nothing. The caller sends the result.
+  v1::TrainerResult Run();
+
+ private:
+  // Ends the stage early with this cause; the first one counts.
+  absl::Status Fail(v1::ExitCause cause, absl::Status status);
+
+  absl::Status Load();   // data, network, first state
+  absl::Status Join();   // rendezvous; all ranks start from equal parameters
+  absl::Status Train();  // epochs from position_ on
+  absl::Status TrainEpoch();
+  absl::Status EndEpoch();  // average statistics, evaluate, report
+  absl::Status Leave();     // nobody goes before all are done
+
+  absl::Status LoadState();
+  absl::Status TakeStep();
+  absl::Status SaveCheckpoint(bool averaged, bool final);
+  absl::Status StopHere();
+  void CrashForTests() const;
+  void SendProgress(bool now = false);
+  int64_t StepOfStage() const { return position_.epoch * steps_per_epoch_ + position_.step; }
+  std::string Where() const;
+  const v1::StageSpec& spec() const { return start_.spec(); }
+  bool is_rank0() const { return start_.rank() == 0; }
+
+  const v1::StartTrainer start_;
+  WorkerChannel& channel_;
+  ProgressReport report_;
+  v1::ExitCause cause_ = v1::EXIT_CAUSE_UNSPECIFIED;
+
+  core::ImageDataset train_;
+  core::ImageDataset test_;
+  std::unique_ptr<core::BatchLoader> loader_;
+  std::unique_ptr<core::Network> network_;
+  std::unique_ptr<core::Sgd> sgd_;
+  std::unique_ptr<RendezvousStore> store_;  // null in a gang of one
+  std::unique_ptr<ProcessGroup> group_;
+  std::unique_ptr<GradientAllreduce> gradients_;
+  std::unique_ptr<core::TrainStep> step_;
+
+  Position position_;
+  int64_t steps_per_epoch_ = 0;
+  bool stop_agreed_ = false;  // by all ranks, after the same step
+  double learning_rate_ = 0;
+};
+
+}  // namespace bitstair::trainer

@@ -1,0 +1,170 @@
+#include "worker/trainer/training_state.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/headeronly/version.h>
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/digest/sha256.h"
+#include "core/nn/network_state.h"
+#include "core/training/calibrate.h"
+#include "worker/trainer/stage_config.h"
+
+namespace bitstair::trainer {
+namespace {
+
+constexpr int64_t kCalibrationImages = 2048;
+constexpr int kCalibrationBatch = 128;
+
+std::string MomentumName(const std::string& parameter) {
+  return absl::StrCat("momentum/", parameter);
+}
+std::string RankPrefix(int rank) {
+  return absl::StrCat("rank", rank, "/");
+}
+
+// The network's own tensors in a checkpoint: neither momentum nor a rank's copies.
+std::map<std::string, at::Tensor> NetworkTensors(const core::Checkpoint& checkpoint) {
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& [name, tensor] : checkpoint.tensors) {
+    if (!absl::StrContains(name, '/')) tensors.emplace(name, tensor);
+  }
+  return tensors;
+}
+
+absl::Status CopyMomentum(const core::Checkpoint& checkpoint, core::Network& network, core::Sgd& sgd) {
+  for (size_t i = 0; i < network.parameters().size(); ++i) {
+    const std::string name = MomentumName(network.parameters()[i].name);
+    const auto found = checkpoint.tensors.find(name);
+    at::Tensor& momentum = sgd.momentum()[i];
+    if (found == checkpoint.tensors.end() || found->second.sizes() != momentum.sizes()) {
+      return absl::InvalidArgumentError(absl::StrCat("the checkpoint has no fitting tensor ", name));
+    }
+    momentum.copy_(found->second);
+  }
+  return absl::OkStatus();
+}
+
+absl::string_view BytesOf(const at::Tensor& contiguous) {
+  return {static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes()};
+}
+
+}  // namespace
+
+at::Tensor FlattenStatistics(core::Network& network) {
+  std::vector<at::Tensor> parts;
+  for (const core::Buffer& buffer : network.buffers()) parts.push_back(buffer.value.to(at::kDouble).reshape({-1}));
+  return parts.empty() ? at::zeros({0}, at::kDouble) : at::cat(parts);
+}
+
+void SetStatistics(const at::Tensor& flat, core::Network& network) {
+  int64_t at = 0;
+  for (core::Buffer& buffer : network.buffers()) {
+    const int64_t size = buffer.value.numel();
+    buffer.value.copy_(flat.slice(0, at, at + size).view(buffer.value.sizes()));
+    at += size;
+  }
+}
+
+at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks) {
+  at::Tensor sum = of_ranks.at(0).clone();
+  for (size_t rank = 1; rank < of_ranks.size(); ++rank) sum += of_ranks[rank];
+  return sum / static_cast<double>(of_ranks.size());
+}
+
+core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, const Position& position,
+                                const std::vector<at::Tensor>& statistics, bool averaged, bool final) {
+  core::Checkpoint checkpoint;
+  checkpoint.stage_key = start.stage_key();
+  checkpoint.stage_name = start.spec().name();
+  checkpoint.weight_bits = start.spec().weight_bits();
+  checkpoint.activation_bits = start.spec().activation_bits();
+  checkpoint.network = start.spec().network();
+  checkpoint.epoch = position.epoch;
+  checkpoint.step = position.step;
+  checkpoint.final = final;
+  checkpoint.world_size = start.world_size();
+  checkpoint.epoch_loss_sum = position.loss_sum;
+  checkpoint.epoch_correct = position.correct;
+  for (size_t i = 0; i < network.parameters().size(); ++i) {
+    const core::Parameter& parameter = network.parameters()[i];
+    checkpoint.tensors[parameter.name] = parameter.latent.detach();
+    checkpoint.tensors[MomentumName(parameter.name)] = sgd.momentum()[i];
+  }
+  for (size_t rank = 0; rank < statistics.size(); ++rank) {
+    int64_t at = 0;
+    for (const core::Buffer& buffer : network.buffers()) {
+      const at::Tensor value = statistics[rank].slice(0, at, at + buffer.value.numel()).view(buffer.value.sizes());
+      checkpoint.tensors[RankPrefix(static_cast<int>(rank)) + buffer.name] = value;
+      if (averaged && rank == 0) checkpoint.tensors[buffer.name] = value;
+      at += buffer.value.numel();
+    }
+  }
+  return checkpoint;
+}
+
+absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, Position* position) {
+  if (checkpoint.stage_key != start.stage_key()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the checkpoint is of stage ", checkpoint.stage_name, " with key ", checkpoint.stage_key, ", not ", start.stage_key()));
+  }
+  if (checkpoint.world_size != start.world_size()) {
+    return absl::InvalidArgumentError(absl::StrCat("the checkpoint is of ", checkpoint.world_size, " ranks, not ", start.world_size()));
+  }
+  if (checkpoint.epoch > start.spec().epochs() || (checkpoint.epoch == start.spec().epochs() && checkpoint.step > 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("the checkpoint lies beyond the stage's ", start.spec().epochs(), " epochs"));
+  }
+  std::map<std::string, at::Tensor> tensors = NetworkTensors(checkpoint);
+  for (const core::Buffer& buffer : network.buffers()) {
+    const std::string name = RankPrefix(start.rank()) + buffer.name;
+    const auto own = checkpoint.tensors.find(name);
+    if (own == checkpoint.tensors.end()) return absl::InvalidArgumentError(absl::StrCat("the checkpoint has no tensor ", name));
+    tensors[buffer.name] = own->second;
+  }
+  if (const absl::Status status = core::NetworkFromTensors(tensors, network); !status.ok()) return status;
+  if (const absl::Status status = CopyMomentum(checkpoint, network, sgd); !status.ok()) return status;
+  *position = {.epoch = checkpoint.epoch, .step = checkpoint.step, .loss_sum = checkpoint.epoch_loss_sum, .correct = checkpoint.epoch_correct};
+  return absl::OkStatus();
+}
+
+absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::ImageDataset& train, core::Network& network,
+                             core::Sgd& sgd) {
+  if (!parent.final) return absl::InvalidArgumentError(absl::StrCat("the checkpoint of parent ", parent.stage_name, " is not its final one"));
+  if (parent.network != spec.network()) return absl::InvalidArgumentError(absl::StrCat("the parent is a ", parent.network, ", not a ", spec.network()));
+  if (spec.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) {
+    absl::StatusOr<std::unique_ptr<core::Network>> relu = core::CreateNetwork(ParentReluConfigOf(spec, train));
+    if (!relu.ok()) return relu.status();
+    if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent), **relu); !status.ok()) return status;
+    if (const absl::Status status = core::CalibrateActivations(**relu, train, kCalibrationImages, spec.calibration_percentile()); !status.ok()) return status;
+    if (const absl::Status status = core::NetworkFromTensors(core::NetworkToTensors(**relu), network); !status.ok()) return status;
+    if (const absl::Status status = core::ReestimateBatchNorm(network, train, kCalibrationImages, kCalibrationBatch); !status.ok()) return status;
+  } else if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent), network); !status.ok()) {
+    return status;
+  }
+  return spec.carry_momentum() ? CopyMomentum(parent, network, sgd) : absl::OkStatus();
+}
+
+std::string ParametersDigest(core::Network& network, core::Sgd& sgd) {
+  core::Sha256 hash;
+  for (size_t i = 0; i < network.parameters().size(); ++i) {
+    const core::Parameter& parameter = network.parameters()[i];
+    hash.Update(parameter.name);
+    hash.Update(BytesOf(parameter.latent.detach().contiguous()));
+    hash.Update(BytesOf(sgd.momentum()[i].contiguous()));
+  }
+  return hash.HexDigest();
+}
+
+std::string NumericProfile(const v1::StartTrainer& start) {
+  constexpr int kNumericsVersion = 1;
+  return absl::StrCat("cpu-", at::get_cpu_capability(), "-threads", at::get_num_threads(), "-ranks", start.world_size(), "-libtorch", TORCH_VERSION,
+                      "-numerics", kNumericsVersion);
+}
+
+}  // namespace bitstair::trainer

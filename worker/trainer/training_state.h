@@ -1,0 +1,55 @@
+// Between a checkpoint and the live network: what is saved, and what a stage starts from.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "bitstair/v1/trainer.pb.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/data/dataset.h"
+#include "core/nn/network.h"
+#include "core/training/sgd.h"
+
+namespace bitstair::trainer {
+
+// How far a stage is. The sums run over all ranks' images of the current epoch, so that a resumed epoch is reported exactly.
+struct Position {
+  int epoch = 0;     // whole epochs done
+  int64_t step = 0;  // steps done of the next one
+  double loss_sum = 0;
+  int64_t correct = 0;
+};
+
+// This rank's running statistics as one float64 tensor, in the order of network.buffers(), and back.
+at::Tensor FlattenStatistics(core::Network& network);
+void SetStatistics(const at::Tensor& flat, core::Network& network);
+
+// The mean of the ranks' statistics, summed in rank order in float64.
+at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks);
+
+// statistics: every rank's, in rank order. averaged: an epoch has just ended, all ranks hold the mean, which is saved too.
+core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, const Position& position,
+                                const std::vector<at::Tensor>& statistics, bool averaged, bool final);
+
+// Weights, momentum, this rank's statistics and the position, from a checkpoint of the same stage. INVALID_ARGUMENT says what does not fit.
+absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, Position* position);
+
+// The first state of a stage with a parent: its weights and averaged statistics, its momentum if the stage carries it, and the calibration from ReLU to a clip
+// if the stage asks for it (DESIGN section 3): on the first 2048 training images, followed by a new estimate of the statistics on the same images. Every rank
+// computes it and gets the same bits.
+absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::ImageDataset& train, core::Network& network,
+                             core::Sgd& sgd);
+
+// SHA-256 over names, latent weights and momentum. Equal on all ranks at every step.
+std::string ParametersDigest(core::Network& network, core::Sgd& sgd);
+
+// "cpu-avx512-threads1-libtorch2.11.0-numerics1": runs under equal profiles give equal bits (DESIGN section 7).
+std::string NumericProfile(const v1::StartTrainer& start);
+
+}  // namespace bitstair::trainer
