@@ -18,9 +18,9 @@ struct Checkpoint {
   int weight_bits = 32;
   int activation_bits = 32;
   std::string network;
-  int epoch = 0;        // whole epochs done in the stage
-  int64_t step = 0;     // steps done of the next one
-  bool final = false;   // the stage is done
+  int epoch = 0;       // whole epochs done in the stage
+  int64_t step = 0;    // steps done of the next one
+  bool final = false;  // the stage is done
   int world_size = 1;
   // Sums over the current epoch so far, needed to go on reporting it exactly.
   double epoch_loss_sum = 0;

@@ -121,11 +121,13 @@ absl::StatusOr<SafetensorsFile> DecodeSafetensors(absl::string_view bytes, const
   uint64_t header_bytes = 0;
   for (size_t i = 0; i < kLengthBytes; ++i) header_bytes |= uint64_t{static_cast<unsigned char>(bytes[i])} << (8 * i);
   if (header_bytes > kMaxHeaderBytes) return fault(0, absl::StrCat("a header of ", header_bytes, " bytes is longer than ", kMaxHeaderBytes));
-  if (header_bytes > bytes.size() - kLengthBytes) return fault(bytes.size(), absl::StrCat("the file is truncated within its header of ", header_bytes, " bytes"));
+  if (header_bytes > bytes.size() - kLengthBytes)
+    return fault(bytes.size(), absl::StrCat("the file is truncated within its header of ", header_bytes, " bytes"));
   const absl::string_view text = bytes.substr(kLengthBytes, header_bytes);
   const absl::string_view data = bytes.substr(kLengthBytes + header_bytes);
   // Deeper values than any header has are dropped, so that nesting costs no memory.
-  const Json header = Json::parse(text.begin(), text.end(), [](int depth, Json::parse_event_t, Json&) { return depth <= kMaxJsonDepth; }, /*allow_exceptions=*/false);
+  const Json header = Json::parse(
+      text.begin(), text.end(), [](int depth, Json::parse_event_t, Json&) { return depth <= kMaxJsonDepth; }, /*allow_exceptions=*/false);
   if (!header.is_object()) return fault(kLengthBytes, "the header is not a JSON object");
 
   SafetensorsFile file;

@@ -1,5 +1,5 @@
-// The safetensors container: 8 bytes header length (little endian), JSON header, raw tensors. Source: https://github.com/huggingface/safetensors (format section).
-// Ours is the strict subset that docs/formats/checkpoint.md describes.
+// The safetensors container: 8 bytes header length (little endian), JSON header, raw tensors. Source: https://github.com/huggingface/safetensors (format
+// section). Ours is the strict subset that docs/formats/checkpoint.md describes.
 #pragma once
 
 #include <map>

@@ -133,7 +133,8 @@ class BatchLoader::Impl {
   }
 
   void CopyImage(uint32_t epoch, int32_t image, const uint8_t* in, float* out) const {
-    const int channels = static_cast<int>(data_.images.size(1)), height = static_cast<int>(data_.images.size(2)), width = static_cast<int>(data_.images.size(3));
+    const int channels = static_cast<int>(data_.images.size(1)), height = static_cast<int>(data_.images.size(2)),
+              width = static_cast<int>(data_.images.size(3));
     int top = 0, left = 0;  // of the crop, in the coordinates of the unpadded image
     bool flip = false;
     if (options_.crop_flip) {
@@ -173,9 +174,17 @@ class BatchLoader::Impl {
 
 BatchLoader::BatchLoader(const ImageDataset& data, BatchLoaderOptions options) : impl_(std::make_unique<Impl>(data, options)) {}
 BatchLoader::~BatchLoader() = default;
-int64_t BatchLoader::batches_per_epoch() const { return impl_->batches_per_epoch(); }
-void BatchLoader::StartEpoch(int64_t epoch, int64_t first) { impl_->StartEpoch(epoch, first); }
-bool BatchLoader::Next(Batch* batch) { return impl_->Next(batch); }
-double BatchLoader::wait_seconds() const { return impl_->wait_seconds(); }
+int64_t BatchLoader::batches_per_epoch() const {
+  return impl_->batches_per_epoch();
+}
+void BatchLoader::StartEpoch(int64_t epoch, int64_t first) {
+  impl_->StartEpoch(epoch, first);
+}
+bool BatchLoader::Next(Batch* batch) {
+  return impl_->Next(batch);
+}
+double BatchLoader::wait_seconds() const {
+  return impl_->wait_seconds();
+}
 
 }  // namespace bitstair::core

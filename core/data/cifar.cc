@@ -64,7 +64,8 @@ absl::StatusOr<ImageDataset> LoadCifar(CifarKind kind, const std::vector<std::st
   std::copy(records->labels.begin(), records->labels.end(), data.labels.mutable_data_ptr<int64_t>());
   // The tensor owns the records from here on.
   Records* owned = records.release();
-  data.images = at::from_blob(owned->pixels.data(), {count, 3, 32, 32}, [owned](void*) { delete owned; }, at::TensorOptions().dtype(at::kByte));
+  data.images = at::from_blob(
+      owned->pixels.data(), {count, 3, 32, 32}, [owned](void*) { delete owned; }, at::TensorOptions().dtype(at::kByte));
   if (kind == CifarKind::kCifar10) {
     data.classes = 10;
     data.mean = {0.4914f, 0.4822f, 0.4465f};

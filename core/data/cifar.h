@@ -1,4 +1,5 @@
-// CIFAR-10/100, binary version: records of label bytes and 3072 pixel bytes (red, green, blue planes of 32x32). Source: https://www.cs.toronto.edu/~kriz/cifar.html.
+// CIFAR-10/100, binary version: records of label bytes and 3072 pixel bytes (red, green, blue planes of 32x32). Source:
+// https://www.cs.toronto.edu/~kriz/cifar.html.
 #pragma once
 
 #include <string>

@@ -60,7 +60,8 @@ const std::vector<Format>& Formats() {
 absl::StatusOr<ImageDataset> LoadDataset(const std::string& folder, Split split, int64_t limit) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
-    return absl::NotFoundError(absl::StrCat("data folder ", folder, error && error != std::errc::no_such_file_or_directory ? ": " + error.message() : " does not exist"));
+    return absl::NotFoundError(
+        absl::StrCat("data folder ", folder, error && error != std::errc::no_such_file_or_directory ? ": " + error.message() : " does not exist"));
   }
   std::vector<std::string> looked_for;
   for (const Format& format : Formats()) {

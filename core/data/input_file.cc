@@ -172,6 +172,8 @@ absl::StatusOr<bool> InputFile::AtEnd() {
   return !peeked_;
 }
 
-absl::Status InputFile::Fault(uint64_t byte, const std::string& what) const { return absl::DataLossError(absl::StrCat(path_, ": byte ", byte, ": ", what)); }
+absl::Status InputFile::Fault(uint64_t byte, const std::string& what) const {
+  return absl::DataLossError(absl::StrCat(path_, ": byte ", byte, ": ", what));
+}
 
 }  // namespace bitstair::core

@@ -41,7 +41,9 @@ BITSTAIR_HOST_DEVICE inline std::array<uint32_t, 4> Philox4x32(uint64_t seed, Pu
 }
 
 // Multiples of 2^-24 in [0, 1).
-BITSTAIR_HOST_DEVICE inline float UniformFloat(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+BITSTAIR_HOST_DEVICE inline float UniformFloat(uint32_t word) {
+  return static_cast<float>(word >> 8) * 0x1p-24f;
+}
 
 // Multiples of 2^-53 in [0, 1).
 BITSTAIR_HOST_DEVICE inline double UniformDouble(uint32_t high, uint32_t low) {

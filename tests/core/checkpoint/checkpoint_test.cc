@@ -97,7 +97,7 @@ TEST_F(CheckpointTest, BytesDependOnTheContentsAlone) {
   const absl::StatusOr<SavedCheckpoint> first = SaveCheckpoint(folder_, Sample(), "cpu");
   Checkpoint strided = Sample();
   strided.tensors["conv1.weight"] = strided.tensors["conv1.weight"].transpose(0, 2).contiguous().transpose(0, 2);
-  const absl::StatusOr<SavedCheckpoint> second = SaveCheckpoint(folder_ , strided, "another profile");
+  const absl::StatusOr<SavedCheckpoint> second = SaveCheckpoint(folder_, strided, "another profile");
   Checkpoint other = Sample();
   other.tensors["fc.bias"][0] = -0.0f;
   const absl::StatusOr<SavedCheckpoint> third = SaveCheckpoint(folder_, other, "cpu");
@@ -111,7 +111,8 @@ TEST_F(CheckpointTest, ManifestNamesDigestPositionAndProfile) {
   ASSERT_TRUE(saved.ok());
   const absl::StatusOr<std::string> manifest = ReadFile(folder_ + "/" + saved->sha256 + ".manifest.json");
   ASSERT_TRUE(manifest.ok());
-  for (const std::string& part : {saved->sha256, absl::StrCat("\"size_bytes\": ", saved->size_bytes), std::string("\"step\": 117"), std::string("cpu avx2 threads=1")}) {
+  for (const std::string& part :
+       {saved->sha256, absl::StrCat("\"size_bytes\": ", saved->size_bytes), std::string("\"step\": 117"), std::string("cpu avx2 threads=1")}) {
     EXPECT_THAT(*manifest, HasSubstr(part));
   }
 }
@@ -161,7 +162,8 @@ TEST(SafetensorsTest, TheWorkedExampleOfTheDocument) {
   file.tensors["w"] = at::ones({1});
   const absl::StatusOr<std::string> bytes = EncodeSafetensors(file);
   ASSERT_TRUE(bytes.ok());
-  const std::string expected = std::string("\x38\0\0\0\0\0\0\0", 8) + R"({"w":{"data_offsets":[0,4],"dtype":"F32","shape":[1]}}  )" + std::string("\0\0\x80\x3f", 4);
+  const std::string expected =
+      std::string("\x38\0\0\0\0\0\0\0", 8) + R"({"w":{"data_offsets":[0,4],"dtype":"F32","shape":[1]}}  )" + std::string("\0\0\x80\x3f", 4);
   EXPECT_EQ(*bytes, expected);
 }
 

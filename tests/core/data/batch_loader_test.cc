@@ -33,7 +33,8 @@ std::vector<Batch> Epoch(BatchLoader& loader, int64_t epoch, int64_t first = 0) 
 
 std::vector<int64_t> Labels(const std::vector<Batch>& batches) {
   std::vector<int64_t> labels;
-  for (const Batch& batch : batches) labels.insert(labels.end(), batch.labels.const_data_ptr<int64_t>(), batch.labels.const_data_ptr<int64_t>() + batch.labels.numel());
+  for (const Batch& batch : batches)
+    labels.insert(labels.end(), batch.labels.const_data_ptr<int64_t>(), batch.labels.const_data_ptr<int64_t>() + batch.labels.numel());
   return labels;
 }
 

@@ -19,7 +19,9 @@ TEST(PhiloxTest, KnownAnswers) {
   EXPECT_EQ(Philox4x32(0x299f31d0a4093822, {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}), (Block{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
-TEST(PhiloxTest, PurposeIsTheFirstCounterWord) { EXPECT_EQ(Philox4x32(7, Purpose::kCrop, 1, 2, 3), Philox4x32(7, {3, 1, 2, 3})); }
+TEST(PhiloxTest, PurposeIsTheFirstCounterWord) {
+  EXPECT_EQ(Philox4x32(7, Purpose::kCrop, 1, 2, 3), Philox4x32(7, {3, 1, 2, 3}));
+}
 
 TEST(PhiloxTest, FloatsLieInTheHalfOpenUnitInterval) {
   EXPECT_EQ(UniformFloat(0), 0.0f);
@@ -60,7 +62,9 @@ TEST(PhiloxTest, IntegersRefuseWordsThatWouldBias) {
   for (int third : thirds) EXPECT_NEAR(third, 1000, 100);
 }
 
-TEST(PhiloxTest, BoundOfOneIsZero) { EXPECT_EQ(UniformInteger(1, Purpose::kShuffle, 0, 0, 0, 1), 0u); }
+TEST(PhiloxTest, BoundOfOneIsZero) {
+  EXPECT_EQ(UniformInteger(1, Purpose::kShuffle, 0, 0, 0, 1), 0u);
+}
 
 }  // namespace
 }  // namespace bitstair::core
