@@ -1,0 +1,80 @@
+#include "worker/trainer/stage_config.h"
+
+#include <ATen/ATen.h>
+
+#include <set>
+
+#include <gtest/gtest.h>
+
+namespace bitstair::trainer {
+namespace {
+
+v1::StartTrainer Good() {
+  v1::StartTrainer start;
+  start.set_world_size(2);
+  start.set_checkpoint_dir("dir");
+  v1::StageSpec& spec = *start.mutable_spec();
+  spec.set_ranks(2);
+  spec.set_weight_bits(8);
+  spec.set_activation_bits(32);
+  spec.set_epochs(3);
+  spec.set_schedule_offset(2);
+  spec.set_schedule_epochs(5);
+  spec.set_batch_size(8);
+  return start;
+}
+
+TEST(StageConfigTest, EachFaultIsFound) {
+  EXPECT_TRUE(CheckStart(Good()).ok()) << CheckStart(Good());
+  const auto with = [](auto change) {
+    v1::StartTrainer start = Good();
+    change(start);
+    return CheckStart(start).code();
+  };
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(with([](auto& s) { s.set_rank(2); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.set_rank(-1); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.set_world_size(3); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_weight_bits(0); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_activation_bits(12); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_epochs(1 << 20); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_schedule_epochs(4); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_batch_size(9); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->mutable_data()->set_train_limit(-1); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.clear_checkpoint_dir(); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_parent("W32A32"); }), kInvalid);
+}
+
+TEST(StageConfigTest, EpochWordsOfAChainAreDistinct) {
+  std::set<int64_t> words;
+  for (const int weights : {32, 16, 8, 7, 4, 2, 1}) {
+    for (const int activations : {32, 16, 8, 7, 4, 2, 1}) {
+      v1::StageSpec spec;
+      spec.set_weight_bits(weights);
+      spec.set_activation_bits(activations);
+      for (const int epoch : {0, 1, 99'999}) {
+        const int64_t word = EpochWord(spec, epoch);
+        EXPECT_LT(word, int64_t{1} << 32);
+        EXPECT_TRUE(words.insert(word).second) << weights << " " << activations << " " << epoch;
+      }
+    }
+  }
+}
+
+TEST(StageConfigTest, CalibrationSeesTheParentAsItWasTrained) {
+  core::ImageDataset data;
+  data.images = at::zeros({2, 1, 28, 28}, at::kByte);
+  data.classes = 10;
+  v1::StageSpec spec = Good().spec();
+  spec.set_activation(v1::ACTIVATION_FUNCTION_CLIP);
+  const core::NetworkConfig own = NetworkConfigOf(spec, data), parent = ParentReluConfigOf(spec, data);
+  EXPECT_EQ(own.weight_bits, 8);
+  EXPECT_EQ(own.activation, core::ActivationFunction::kClip);
+  EXPECT_EQ(own.image_height, 28);
+  EXPECT_EQ(parent.weight_bits, 32);
+  EXPECT_EQ(parent.activation_bits, 32);
+  EXPECT_EQ(parent.activation, core::ActivationFunction::kRelu);
+}
+
+}  // namespace
+}  // namespace bitstair::trainer
