@@ -1,4 +1,5 @@
-// Messages between a worker and its trainers on the wire: 4 bytes length (little endian), then that many bytes of a protobuf message (proto/bitstair/v1/trainer.proto).
+// Messages between a worker and its trainers on the wire: 4 bytes length (little endian), then that many bytes of a protobuf message
+// (proto/bitstair/v1/trainer.proto).
 #pragma once
 
 #include <cstdint>
