@@ -1,0 +1,163 @@
+// Runs the core on fixed inputs and writes what it computed, for compare.py. usage: core_dump FOLDER {quantizers | RUN}
+//   quantizers.safetensors   wB.DTYPE.{latent,grad,codes,values,grad_latent}, aB.DTYPE.{x,grad,codes,grad_x}
+//   RUN.safetensors          some training steps: initial/NAME, images, labels, learning_rates, and of the core: loss, values/I (step 0, each activation),
+//                            grad/NAME (step 0, averaged gradient of each leaf), final/NAME, momentum/NAME
+#include <cstdio>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "absl/strings/str_cat.h"
+#include "core/checkpoint/safetensors.h"
+#include "core/files/durable_file.h"
+#include "core/kernels/quant_math.h"
+#include "core/nn/network_state.h"
+#include "core/quant/dorefa.h"
+#include "core/training/train_step.h"
+
+namespace bitstair::core {
+namespace {
+
+using Tensors = std::map<std::string, at::Tensor>;
+
+bool Write(const std::string& path, const Tensors& tensors) {
+  SafetensorsFile file;
+  for (const auto& [name, tensor] : tensors) file.tensors[name] = tensor.detach().contiguous();
+  const absl::StatusOr<std::string> bytes = EncodeSafetensors(file);
+  const absl::Status status = bytes.ok() ? WriteFileDurably(path, *bytes) : bytes.status();
+  if (!status.ok()) std::fprintf(stderr, "%s: %s\n", path.c_str(), status.ToString().c_str());
+  return status.ok();
+}
+
+Tensors Quantizers() {
+  Tensors out;
+  for (const c10::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    for (const int bits : {1, 2, 3, 4, 5, 6, 7, 8, 16}) {
+      const std::string suffix = absl::StrCat(bits, dtype == at::kFloat ? ".float32." : ".float64.");
+      // Zeros, tied maxima, saturated and tiny weights among ordinary ones.
+      const at::Tensor latent = at::cat({at::randn({3000}, dtype), at::zeros({3}, dtype), at::tensor({4.5, -4.5, 4.5, 1e-8, -1e-20, 0.5}, dtype)});
+      const at::Tensor grad_values = at::randn(latent.sizes(), dtype);
+      const auto weights = MakeDorefaWeightQuantizer(bits, {});
+      at::Tensor values = at::empty_like(latent);
+      out["w" + suffix + "latent"] = latent;
+      out["w" + suffix + "grad"] = grad_values;
+      out["w" + suffix + "codes"] = weights->Forward(latent, values).codes;
+      out["w" + suffix + "values"] = values;
+      out["w" + suffix + "grad_latent"] = weights->Backward(latent, grad_values);
+      // All ties of these widths, both ends of the interval and what lies just outside.
+      const double n = static_cast<double>(GreatestCode(bits));
+      const at::Tensor x =
+          at::cat({at::randn({3000}, dtype), (at::arange(std::min(n, 300.0), dtype) + 0.5) / n, at::tensor({0.0, -0.0, 1.0, 1.0000002, -1e-30}, dtype)});
+      const at::Tensor grad_codes = at::randn(x.sizes(), dtype);
+      const auto activations = MakeDorefaActivationQuantizer(bits, {});
+      out["a" + suffix + "x"] = x;
+      out["a" + suffix + "grad"] = grad_codes;
+      out["a" + suffix + "codes"] = activations->Forward(x).codes;
+      out["a" + suffix + "grad_x"] = activations->Backward(x, grad_codes);
+    }
+  }
+  return out;
+}
+
+// Keeps the gradients of the first step.
+class FirstGradients final : public GradientSink {
+ public:
+  FirstGradients(Network& network, Tensors& out) : network_(network), out_(out) {}
+  void PrepareForward() override {}
+  void PrepareBackward(const at::Tensor&) override {}
+  void Finish() override {
+    if (seen_) return;
+    seen_ = true;
+    for (const Parameter& p : network_.parameters()) out_["grad/" + p.name] = p.leaf.grad().clone();
+  }
+
+ private:
+  Network& network_;
+  Tensors& out_;
+  bool seen_ = false;
+};
+
+struct Run {
+  const char* name;
+  const char* network;
+  int channels, side;
+  int weight_bits, activation_bits;
+  ActivationFunction activation;
+  c10::ScalarType dtype;
+  int steps;
+};
+
+constexpr Run kRuns[] = {
+    {"resnet20_w4a4_float64", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20},
+    {"resnet20_w2a32_float64", "resnet20", 3, 12, 2, 32, ActivationFunction::kClip, at::kDouble, 3},
+    {"resnet20_w32a32_float64", "resnet20", 3, 12, 32, 32, ActivationFunction::kRelu, at::kDouble, 3},
+    {"convnet28_w4a4_float64", "convnet28", 1, 28, 4, 4, ActivationFunction::kClip, at::kDouble, 3},
+    {"resnet20_w4a4_float32", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kFloat, 1},
+    {"convnet28_w8a8_float32", "convnet28", 1, 28, 8, 8, ActivationFunction::kClip, at::kFloat, 1},
+};
+
+absl::StatusOr<Tensors> Train(const Run& run) {
+  constexpr int64_t kImages = 8;
+  NetworkConfig config;
+  config.network = run.network;
+  config.image_channels = run.channels;
+  config.image_height = config.image_width = run.side;
+  config.classes = 10;
+  config.weight_bits = run.weight_bits;
+  config.activation_bits = run.activation_bits;
+  config.activation = run.activation;
+  config.dtype = run.dtype;
+  absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
+  if (!network.ok()) return network.status();
+
+  Tensors out;
+  for (const auto& [name, tensor] : NetworkToTensors(**network)) out["initial/" + name] = tensor;
+  out["images"] = at::randn({run.steps, kImages, run.channels, run.side, run.side});
+  out["labels"] = at::randint(10, {run.steps, kImages}, at::kLong);
+  out["learning_rates"] = at::linspace(0.05, 0.01, run.steps, at::kDouble);
+  out["loss"] = at::zeros({run.steps}, at::kDouble);
+  int activation = 0;
+  (*network)->set_activation_observer([&](size_t, const at::Tensor& values) { out[absl::StrCat("values/", activation++)] = values.detach().clone(); });
+
+  Sgd sgd((*network)->parameters(), {});
+  FirstGradients gradients(**network, out);
+  TrainStep step(network->get(), &sgd, &gradients);
+  for (int i = 0; i < run.steps; ++i) {
+    const absl::StatusOr<StepResult> result = step.Run({out["images"][i], out["labels"][i], i}, out["learning_rates"][i].item<double>());
+    if (!result.ok()) return result.status();
+    out["loss"][i] = result->loss;
+    (*network)->set_activation_observer(nullptr);
+  }
+  for (const auto& [name, tensor] : NetworkToTensors(**network)) out["final/" + name] = tensor;
+  for (size_t i = 0; i < sgd.momentum().size(); ++i) out["momentum/" + (*network)->parameters()[i].name] = sgd.momentum()[i];
+  return out;
+}
+
+int Main(const std::string& folder, const std::string& what) {
+  at::set_num_threads(1);
+  const std::string path = absl::StrCat(folder, "/", what, ".safetensors");
+  if (what == "quantizers") return Write(path, Quantizers()) ? 0 : 1;
+  for (const Run& run : kRuns) {
+    if (what != run.name) continue;
+    const absl::StatusOr<Tensors> tensors = Train(run);
+    if (tensors.ok()) return Write(path, *tensors) ? 0 : 1;
+    std::fprintf(stderr, "%s: %s\n", run.name, tensors.status().ToString().c_str());
+    return 1;
+  }
+  std::fprintf(stderr, "core_dump knows no run %s\n", what.c_str());
+  return 2;
+}
+
+}  // namespace
+}  // namespace bitstair::core
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: core_dump FOLDER {quantizers | RUN}\n");
+    return 2;
+  }
+  return bitstair::core::Main(argv[1], argv[2]);
+}

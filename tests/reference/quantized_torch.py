@@ -1,0 +1,194 @@
+"""An independent PyTorch implementation of the quantised networks, written from the formulas of the design, for comparison with the C++ core.
+
+Two readings of the same layer:
+  values: what a plain PyTorch user would write, on values w_q and a/n, with F.conv2d and F.batch_norm; float64.
+  codes:  the expressions of the integer contract on integer codes, float32 where it says float32.
+Gradients come from autograd alone; only rounding is straight-through.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.1
+
+
+def greatest_code(bits):
+    return 2**bits - 1
+
+
+class Round(torch.autograd.Function):
+    """Ties to even; the gradient passes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def contract_tanh(x):
+    """The contract's tanh: the same operations in the same order, each rounded to float64, then once to x's type."""
+    wide = x.double()
+    a = wide.abs().clamp(max=20.0)
+    y = a + a
+    k = torch.round(y * 1.4426950408889634)
+    r = (y - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10
+    p = torch.full_like(r, 1 / math.factorial(14))
+    for order in range(13, 0, -1):
+        p = p * r
+        p = p + 1 / math.factorial(order)
+    p = p * r
+    power = torch.ldexp(torch.ones_like(k), k)
+    e = power * p
+    e = e + (power - 1)
+    t = e / (e + 2)
+    return torch.where(wide < 0, -t, t).to(x.dtype)
+
+
+def weight_codes(latent, bits):
+    """Odd integers o = 2c - n, by the contract's expression in latent's type."""
+    n = greatest_code(bits)
+    t = contract_tanh(latent)
+    c = torch.round(n * (t / (2 * t.abs().max()) + 0.5))
+    return 2 * c - n
+
+
+class ContractTanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        t = contract_tanh(x)
+        ctx.save_for_backward(t)
+        return t
+
+    @staticmethod
+    def backward(ctx, grad):
+        (t,) = ctx.saved_tensors
+        return grad * (1 - t * t)
+
+
+def weight_values(latent, bits, tanh=torch.tanh):
+    """w_q with autograd's gradient, also through the maximum."""
+    if bits == 32:
+        return latent
+    n = greatest_code(bits)
+    t = tanh(latent)
+    return 2 * Round.apply(n * (t / (2 * t.abs().max()) + 0.5)) / n - 1
+
+
+def activation_values(x, bits, relu=False):
+    if bits == 32:
+        return F.relu(x) if relu else x.clamp(0, 1)
+    n = greatest_code(bits)
+    return Round.apply(n * x.clamp(0, 1)) / n
+
+
+class Model:
+    """ResNet-20 or the 28x28 ConvNet. tensors: name -> tensor, as the core names them; learned ones become autograd leaves, others running statistics."""
+
+    def __init__(self, tensors, weight_bits, activation_bits, relu, on_codes):
+        self.statistics = {name: t.clone() for name, t in tensors.items() if ".running_" in name}
+        self.learned = {name: t.clone().requires_grad_() for name, t in tensors.items() if ".running_" not in name}
+        self.weight_bits, self.activation_bits, self.relu, self.on_codes = weight_bits, activation_bits, relu, on_codes
+        self.first = "conv1.weight"
+        self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in (self.first, "fc.weight", "fc2.weight")]
+        if weight_bits == 32:
+            self.quantized = []
+        self.leaves = {}
+        self.activations = []
+
+    # x and the result are values; on codes, every value is code / n and the code is recovered exactly.
+    def layer(self, x, x_bits, name, norm, bits, shortcut=None, stride=1):
+        weight = self.leaves[name]
+        linear = weight.dim() == 2
+        gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]
+        mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
+        if self.on_codes:
+            y = self.sums_to_x(x, x_bits, name, weight, linear, stride, gamma, beta, mean, variance)
+        else:
+            s = F.linear(x, weight) if linear else F.conv2d(x, weight, stride=stride, padding=1)
+            y = F.batch_norm(s, mean, variance, gamma, beta, training=True, momentum=BATCH_NORM_MOMENTUM, eps=EPSILON)
+        if shortcut is not None:
+            y = y + shortcut
+        out = activation_values(y, bits, self.relu)
+        self.activations.append((out.detach(), bits))
+        return out
+
+    def sums_to_x(self, x, x_bits, name, weight, linear, stride, gamma, beta, mean, variance):
+        dtype = x.dtype
+        a, a_scale, o, o_scale = x, 1.0, weight, 1.0
+        if x_bits != 32:
+            n = greatest_code(x_bits)
+            a, a_scale = Round.apply(x * n), 1.0 / n
+        if name in self.quantized:
+            n = greatest_code(self.weight_bits)
+            o, o_scale = Round.apply(weight * n), 1.0 / n
+        integers = x_bits != 32 and name in self.quantized
+        # Integer sums are exact in float64; the first layer's are float32 sums of the same library.
+        if integers:
+            a, o = a.double(), o.double()
+        s = F.linear(a, o) if linear else F.conv2d(a, o, stride=stride, padding=1)
+        scale = a_scale * o_scale
+        wide = s.double()
+        axes = [0] if linear else [0, 2, 3]
+        shape = [1, -1] if linear else [1, -1, 1, 1]
+        count = s.numel() // s.size(1)
+        sum_mean = wide.sum(axes) / count
+        sum_variance = (wide * wide).sum(axes) / count - sum_mean * sum_mean
+        with torch.no_grad():
+            mean.mul_(1 - BATCH_NORM_MOMENTUM).add_(sum_mean * scale * BATCH_NORM_MOMENTUM)
+            variance.mul_(1 - BATCH_NORM_MOMENTUM).add_(sum_variance * scale * scale * BATCH_NORM_MOMENTUM * count / (count - 1))
+        slope = gamma.double() / torch.sqrt(sum_variance * (scale * scale) + EPSILON)
+        alpha = (slope * scale).to(dtype)
+        shift = (beta.double() - slope * (sum_mean * scale)).to(dtype)
+        # A fused multiply-add of float32: the product of two is exact in float64, so one rounding is left but for ties of probability 2^-29.
+        return (s.to(dtype).double() * alpha.double().view(shape) + shift.double().view(shape)).to(dtype)
+
+    def begin_step(self):
+        """The weights as the forward pass reads them: autograd leaves of their own, as in the core, so that their gradients can be compared."""
+        tanh = ContractTanh.apply if self.on_codes else torch.tanh
+        self.quantized_graph = {name: weight_values(self.learned[name], self.weight_bits, tanh) for name in self.quantized}
+        self.leaves = {name: t for name, t in self.learned.items() if t.dim() > 1}
+        for name, values in self.quantized_graph.items():
+            self.leaves[name] = values.detach().requires_grad_()
+        self.activations = []
+
+    def forward(self, images):
+        return self.resnet20(images) if "layer1.0.conv1.weight" in self.learned else self.convnet28(images)
+
+    def resnet20(self, images):
+        bits = self.activation_bits
+        x = self.layer(images, 32, self.first, "bn1", bits)
+        for stage in range(1, 4):
+            for block in range(3):
+                name = f"layer{stage}.{block}"
+                down = stage > 1 and block == 0
+                last = stage == 3 and block == 2
+                inner = self.layer(x, bits, f"{name}.conv1.weight", f"{name}.bn1", bits, stride=2 if down else 1)
+                shortcut = x
+                if down:
+                    added = self.learned[f"{name}.conv2.weight"].size(0) - x.size(1)
+                    shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added // 2))
+                x = self.layer(inner, bits, f"{name}.conv2.weight", f"{name}.bn2", 32 if last else bits, shortcut=shortcut)
+        return F.linear(x.mean((2, 3)), self.leaves["fc.weight"], self.learned["fc.bias"])
+
+    def convnet28(self, images):
+        bits = self.activation_bits
+        x = F.max_pool2d(self.layer(images, 32, self.first, "bn1", bits), 2)
+        x = F.max_pool2d(self.layer(x, bits, "conv2.weight", "bn2", bits), 2)
+        x = F.max_pool2d(self.layer(x, bits, "conv3.weight", "bn3", bits), 2)
+        x = self.layer(x.flatten(1), bits, "fc1.weight", "bn4", 32)
+        return F.linear(x, self.leaves["fc2.weight"], self.learned["fc2.bias"])
+
+    def gradients(self, loss):
+        """dL/dleaf of every learned tensor (of a quantised weight: by w_q), and puts dL/dlatent on the learned tensors' grad."""
+        leaves = {name: self.leaves.get(name, t) for name, t in self.learned.items()}
+        grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
+        for name, t in self.learned.items():
+            t.grad = grads[name]
+            if name in self.quantized_graph:
+                (t.grad,) = torch.autograd.grad(self.quantized_graph[name], t, grads[name])
+        return grads
