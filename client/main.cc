@@ -1,4 +1,5 @@
 // bitstair: the command line. Each command is a file in commands/.
+#include <algorithm>
 #include <exception>
 #include <iostream>
 
@@ -22,7 +23,9 @@ int main(int argc, char** argv) {
                          RegisterValidate, RegisterPlan, RegisterHealth}) {
     add(app, exit_code);
   }
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+  const auto commands = app.get_subcommands(nullptr);
+  const auto is_chosen = [&](const CLI::App* command) { return command->check_name(argv[1]); };
+  if (argc > 1 && argv[1][0] != '-' && std::none_of(commands.begin(), commands.end(), is_chosen)) {
     Complain(std::string("there is no command \"") + argv[1] + "\"; bitstair --help lists them");
     return kWrongUsage;
   }
