@@ -1,0 +1,156 @@
+#include "server/job_spec.h"
+
+#include <gmock/gmock.h>
+#include <google/protobuf/util/message_differencer.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "proto/status.h"
+#include "tests/support/job_specs.h"
+
+namespace bitstair::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(JobSpecTest, WritesEveryDefaultOut) {
+  const auto spec = ResolveJobSpec(testing::SmallSpec());
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->seed(), 1u);
+  EXPECT_EQ(spec->batch_size(), 128);
+  EXPECT_EQ(spec->order(), v1::STAGE_ORDER_PER_WIDTH);
+  EXPECT_EQ(spec->two_stage_activation(), v1::ACTIVATION_FUNCTION_CLIP);
+  EXPECT_EQ(spec->pretrain_activation(), v1::ACTIVATION_FUNCTION_RELU);
+  EXPECT_EQ(spec->activation_calibration(), v1::ACTIVATION_CALIBRATION_PERCENTILE);
+  EXPECT_EQ(spec->calibration_percentile(), 99.9);
+  EXPECT_EQ(spec->pretrain().learning_rate(), 0.1);
+  EXPECT_EQ(spec->quantized().learning_rate(), 0.02);
+  EXPECT_FALSE(spec->quantized().has_step_gamma());
+  EXPECT_EQ(spec->schedule(), v1::SCHEDULE_SCOPE_CHAIN);
+  EXPECT_EQ(spec->momentum(), 0.9);
+  EXPECT_TRUE(spec->nesterov());
+  EXPECT_EQ(spec->weight_decay(), 1e-4);
+  EXPECT_TRUE(spec->decay_batch_norm());
+  EXPECT_EQ(spec->quantizer(), "dorefa");
+  EXPECT_TRUE(spec->has_detach_weight_max() && !spec->detach_weight_max());
+  EXPECT_EQ(spec->numerics(), v1::NUMERICS_REFERENCE);
+  EXPECT_TRUE(spec->checkpoint().every_epoch());
+  EXPECT_TRUE(spec->checkpoint().has_every_steps());
+  EXPECT_EQ(spec->max_attempts(), 3);
+  EXPECT_EQ(spec->data().augmentation(), v1::AUGMENTATION_NONE);
+}
+
+TEST(JobSpecTest, ResolvingAgainChangesNothing) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.mutable_quantized()->set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_STEP);
+  spec.mutable_quantized()->add_step_epochs(4);
+  spec.set_momentum(0);
+  const auto once = ResolveJobSpec(spec);
+  ASSERT_TRUE(once.ok()) << once.status();
+  EXPECT_FALSE(once->nesterov());
+  EXPECT_EQ(once->quantized().step_gamma(), 0.1);
+  const auto twice = ResolveJobSpec(*once);
+  ASSERT_TRUE(twice.ok()) << twice.status();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*once, *twice));
+}
+
+struct Fault {
+  const char* field;
+  const char* message;
+  std::function<void(v1::JobSpec*)> make;
+};
+
+TEST(JobSpecTest, EachFaultNamesItsField) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<Fault> faults = {
+      {"name", "is required", [](auto* s) { s->clear_name(); }},
+      {"name", "1 to 40 characters", [](auto* s) { s->set_name("Big Name"); }},
+      {"name", "1 to 40 characters", [](auto* s) { s->set_name(std::string(41, 'a')); }},
+      {"network", "known: convnet28, resnet20", [](auto* s) { s->set_network("vgg"); }},
+      {"network", "is required", [](auto* s) { s->clear_network(); }},
+      {"data", "needs a name", [](auto* s) { s->clear_data(); }},
+      {"data", "has both", [](auto* s) { s->mutable_data()->set_path("/x"); }},
+      {"data.name", "at most 64", [](auto* s) { s->mutable_data()->set_name("../x"); }},
+      {"data.path", "absolute", [](auto* s) { s->mutable_data()->clear_name(), s->mutable_data()->set_path("x/y"); }},
+      {"data.train_limit", "is -1", [](auto* s) { s->mutable_data()->set_train_limit(-1); }},
+      {"data.train_limit", "less than one batch", [](auto* s) { s->mutable_data()->set_train_limit(64); }},
+      {"data.test_limit", "is -5", [](auto* s) { s->mutable_data()->set_test_limit(-5); }},
+      {"data.augmentation", "no value 77", [](auto* s) { s->mutable_data()->set_augmentation(static_cast<v1::Augmentation>(77)); }},
+      {"ranks", "is 0", [](auto* s) { s->set_ranks(0); }},
+      {"ranks", "is 65", [](auto* s) { s->set_ranks(65), s->set_batch_size(65); }},
+      {"batch_size", "not a multiple of ranks (2)", [](auto* s) { s->set_batch_size(129); }},
+      {"batch_size", "is 0", [](auto* s) { s->set_batch_size(0); }},
+      {"widths", "is required", [](auto* s) { s->clear_widths(); }},
+      {"widths[1]", "is 9", [](auto* s) { s->set_widths(1, 9); }},
+      {"widths[2]", "is 8 after 8", [](auto* s) { s->set_widths(2, 8); }},
+      {"widths[2]", "is 16 after 8", [](auto* s) { s->set_widths(2, 16); }},
+      {"widths[2]", "is -4", [](auto* s) { s->set_widths(2, -4); }},
+      {"order", "no value 9", [](auto* s) { s->set_order(static_cast<v1::StageOrder>(9)); }},
+      {"calibration_percentile", "is 50", [](auto* s) { s->set_calibration_percentile(50); }},
+      {"calibration_percentile", "is nan", [&](auto* s) { s->set_calibration_percentile(nan); }},
+      {"pretrain.epochs", "is required", [](auto* s) { s->mutable_pretrain()->clear_epochs(); }},
+      {"pretrain.epochs", "is 0", [](auto* s) { s->mutable_pretrain()->set_epochs(0); }},
+      {"quantized.epochs", "is -1", [](auto* s) { s->mutable_quantized()->set_epochs(-1); }},
+      {"quantized.epochs", "the 4 quantised stages need", [](auto* s) { s->mutable_quantized()->set_epochs(3); }},
+      {"pretrain", "no width is 32", [](auto* s) { s->mutable_widths()->erase(s->widths().begin()); }},
+      {"quantized", "no width is below 32", [](auto* s) { s->mutable_widths()->Truncate(1); }},
+      {"quantized.learning_rate", "is 0", [](auto* s) { s->mutable_quantized()->set_learning_rate(0); }},
+      {"quantized.learning_rate", "is inf", [](auto* s) { s->mutable_quantized()->set_learning_rate(std::numeric_limits<double>::infinity()); }},
+      {"pretrain.step_epochs", "needs learning_rate_schedule: step", [](auto* s) { s->mutable_pretrain()->add_step_epochs(1); }},
+      {"pretrain.step_gamma", "needs learning_rate_schedule: step", [](auto* s) { s->mutable_pretrain()->set_step_gamma(0.5); }},
+      {"pretrain.step_epochs", "is required", [](auto* s) { s->mutable_pretrain()->set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_STEP); }},
+      {"pretrain.step_epochs[0]", "below pretrain.epochs",
+       [](auto* s) { s->mutable_pretrain()->set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_STEP), s->mutable_pretrain()->add_step_epochs(3); }},
+      {"pretrain.step_epochs[1]", "must go up",
+       [](auto* s) {
+         s->mutable_pretrain()->set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_STEP);
+         s->mutable_pretrain()->add_step_epochs(2), s->mutable_pretrain()->add_step_epochs(1);
+       }},
+      {"momentum", "is 1", [](auto* s) { s->set_momentum(1); }},
+      {"nesterov", "needs a momentum", [](auto* s) { s->set_momentum(0), s->set_nesterov(true); }},
+      {"weight_decay", "is -0.1", [](auto* s) { s->set_weight_decay(-0.1); }},
+      {"weight_decay", "is nan", [&](auto* s) { s->set_weight_decay(nan); }},
+      {"quantizer", "known: dorefa", [](auto* s) { s->set_quantizer("lsq"); }},
+      {"checkpoint.every_steps", "is -1", [](auto* s) { s->mutable_checkpoint()->set_every_steps(-1); }},
+      {"max_attempts", "is 101", [](auto* s) { s->set_max_attempts(101); }},
+      {"environment[\"LD_PRELOAD\"]", "is not allowed", [](auto* s) { (*s->mutable_environment())["LD_PRELOAD"] = "x"; }},
+      {"environment[\"NCCL_x\"]", "is not allowed", [](auto* s) { (*s->mutable_environment())["NCCL_x"] = "x"; }},
+      {"environment[\"NCCL_DEBUG_FILE\"]", "names a file", [](auto* s) { (*s->mutable_environment())["NCCL_DEBUG_FILE"] = "x"; }},
+      {"environment[\"NCCL_NET_PLUGIN\"]", "names a file", [](auto* s) { (*s->mutable_environment())["NCCL_NET_PLUGIN"] = "x"; }},
+      {"environment[\"OMP_TOOL_LIBRARIES\"]", "names a file", [](auto* s) { (*s->mutable_environment())["OMP_TOOL_LIBRARIES"] = "x.so"; }},
+      {"environment[\"NCCL_DEBUG\"]", "names a file", [](auto* s) { (*s->mutable_environment())["NCCL_DEBUG"] = "/tmp/x"; }},
+      {"environment[\"OMP_NUM_THREADS\"]", "too long", [](auto* s) { (*s->mutable_environment())["OMP_NUM_THREADS"] = std::string(300, '1'); }},
+  };
+  for (const Fault& fault : faults) {
+    v1::JobSpec spec = testing::SmallSpec();
+    fault.make(&spec);
+    const auto result = ResolveJobSpec(spec);
+    ASSERT_FALSE(result.ok()) << fault.field << ": " << fault.message;
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+    const auto violations = GetFieldViolations(result.status());
+    ASSERT_EQ(violations.size(), 1u) << fault.field << ": " << result.status();
+    EXPECT_EQ(violations[0].field, fault.field);
+    EXPECT_THAT(violations[0].description, HasSubstr(fault.message));
+  }
+}
+
+TEST(JobSpecTest, AllFaultsAreListedAtOnce) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.set_name("");
+  spec.set_widths(2, 9);
+  spec.set_momentum(2);
+  EXPECT_EQ(GetFieldViolations(ResolveJobSpec(spec).status()).size(), 3u);
+}
+
+TEST(JobSpecTest, AllowedEnvironmentPasses) {
+  v1::JobSpec spec = testing::SmallSpec();
+  (*spec.mutable_environment())["NCCL_SOCKET_IFNAME"] = "eth0";
+  (*spec.mutable_environment())["OMP_NUM_THREADS"] = "1";
+  (*spec.mutable_environment())["GLOO_SOCKET_IFNAME"] = "lo";
+  EXPECT_TRUE(ResolveJobSpec(spec).ok());
+}
+
+}  // namespace
+}  // namespace bitstair::server

@@ -1,0 +1,138 @@
+#include "server/stage_key.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+
+#include "server/job_spec.h"
+#include "server/planner.h"
+#include "tests/support/job_specs.h"
+
+namespace bitstair::server {
+namespace {
+
+std::map<std::string, std::string> Keys(const v1::JobSpec& spec) {
+  const auto resolved = ResolveJobSpec(spec);
+  EXPECT_TRUE(resolved.ok()) << resolved.status();
+  std::map<std::string, std::string> keys;
+  for (const auto& stage : PlanStages(*resolved, testing::kDigestA)) keys[stage.name()] = StageKey(stage, stage.parent().empty() ? "" : keys[stage.parent()]);
+  return keys;
+}
+
+TEST(StageKeyTest, NumbersAreWrittenAsEcmaScriptDoes) {
+  // RFC 8785, appendix B, and the borders of ECMA-262 Number::toString.
+  const std::vector<std::pair<double, std::string>> cases = {{0, "0"},
+                                                             {-0.0, "0"},
+                                                             {5e-324, "5e-324"},
+                                                             {-5e-324, "-5e-324"},
+                                                             {1.7976931348623157e308, "1.7976931348623157e+308"},
+                                                             {9007199254740992, "9007199254740992"},
+                                                             {295147905179352830000.0, "295147905179352830000"},
+                                                             {9.999999999999997e22, "9.999999999999997e+22"},
+                                                             {1e23, "1e+23"},
+                                                             {1.0000000000000001e23, "1.0000000000000001e+23"},
+                                                             {999999999999999700000.0, "999999999999999700000"},
+                                                             {1e21, "1e+21"},
+                                                             {9.999999999999997e-7, "9.999999999999997e-7"},
+                                                             {0.000001, "0.000001"},
+                                                             {333333333.3333332, "333333333.3333332"},
+                                                             {-0.0000033333333333333333, "-0.0000033333333333333333"},
+                                                             {1424953923781206.2, "1424953923781206.2"},
+                                                             {1e-7, "1e-7"},
+                                                             {0.1, "0.1"},
+                                                             {99.9, "99.9"},
+                                                             {100, "100"},
+                                                             {1e-4, "0.0001"}};
+  for (const auto& [value, text] : cases) EXPECT_EQ(EcmaScriptNumber(value), text);
+}
+
+TEST(StageKeyTest, CanonicalJsonSortsByUtf16AndEscapesAsTheRfcSays) {
+  // RFC 8785, 3.2.2 and 3.2.3: the emoji's surrogate sorts before U+FB33, unlike in UTF-8.
+  const auto value = nlohmann::json::parse(
+      "{\"\\u20ac\":\"Euro Sign\",\"\\r\":\"Carriage "
+      "Return\",\"\\ufb33\":\"Hebrew\",\"1\":\"One\",\"\\ud83d\\ude00\":\"Emoji\",\"\\u0080\":\"Control\",\"\\u00f6\":\"o\"}");
+  EXPECT_EQ(CanonicalJson(value),
+            "{\"\\r\":\"Carriage Return\",\"1\":\"One\",\"\u0080\":\"Control\",\"\u00f6\":\"o\",\"\u20ac\":\"Euro "
+            "Sign\",\"\U0001F600\":\"Emoji\",\"\uFB33\":\"Hebrew\"}");
+  EXPECT_EQ(CanonicalJson(nlohmann::json::parse(R"([56, {"d":true, "1":[], "10":null}, "\u000f\nA'\u0042\u0022\\\"/"])")),
+            R"([56,{"1":[],"10":null,"d":true},"\u000f\nA'B\"\\\"/"])");
+}
+
+TEST(StageKeyTest, GoldenDocument) {
+  const auto resolved = ResolveJobSpec(testing::SmallSpec());
+  ASSERT_TRUE(resolved.ok());
+  const auto stages = PlanStages(*resolved, testing::kDigestA);
+  EXPECT_EQ(
+      StageKeyDocument(stages[1], "PARENT"),
+      R"({"activation":"clip","activation_bits":32,"calibration_percentile":99.9,"data":{"augmentation":"none","sha256":")" + testing::kDigestA +
+          R"("},"decay_batch_norm":true,"epochs":2,"images_per_rank":64,"momentum":0.9,"nesterov":true,"network":"convnet28","numerics":"reference",)"
+          R"("numerics_version":1,"parents":["PARENT"],"quantizer":"dorefa","ranks":2,"schedule":{"epochs":8,"kind":"cosine","learning_rate":0.02,"offset":0},)"
+          R"("seed":"1","weight_bits":8,"weight_decay":0.0001})");
+}
+
+// These name training runs in stores and artifact folders that exist. A change here makes every finished stage run again.
+TEST(StageKeyTest, GoldenKeys) {
+  const std::map<std::string, std::string> expected = {
+      {"W32A32", "6b19b45c6c5ab0beeeb45e31db1b88644b5d5a82786f5ff7e788df1faea88056"},
+      {"W8A32", "ed7d181fdef2074d324e39c7b1570e404d1b5fa8dea0fba89b446eadcd2a445e"},
+      {"W8A8", "51407cbd269dacd8c3bd8033c58b66a3675c12b4d8098372e291fd09cdb2827f"},
+      {"W4A8", "f8f0ee49d2634a3c3b32e7d279b429292338dfa2abb5bd6b5e0a6ec95f8c271f"},
+      {"W4A4", "86be86db73da4db3652c5fb761ed562a3f58cad52063e2d9c48d5f07c9ea2377"},
+  };
+  EXPECT_EQ(Keys(testing::SmallSpec()), expected);
+}
+
+TEST(StageKeyTest, WhatCannotChangeABitIsNotInTheKey) {
+  const auto before = Keys(testing::SmallSpec());
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.set_name("other");
+  spec.mutable_data()->clear_name();
+  spec.mutable_data()->set_path("/data/fashion");
+  spec.mutable_checkpoint()->set_every_steps(7);
+  spec.set_max_attempts(9);
+  (*spec.mutable_environment())["OMP_PROC_BIND"] = "true";
+  EXPECT_EQ(Keys(spec), before);
+}
+
+TEST(StageKeyTest, WhatCanChangeABitIsInTheKeyOfTheStageAndItsChildren) {
+  const auto before = Keys(testing::SmallSpec());
+  const std::vector<std::function<void(v1::JobSpec*)>> changes = {
+      [](auto* s) { s->set_seed(2); },
+      [](auto* s) { s->set_ranks(4); },
+      [](auto* s) { s->set_batch_size(64); },
+      [](auto* s) { s->set_network("resnet20"); },
+      [](auto* s) { s->set_momentum(0.8); },
+      [](auto* s) { s->set_nesterov(false); },
+      [](auto* s) { s->set_weight_decay(0); },
+      [](auto* s) { s->set_decay_batch_norm(false); },
+      [](auto* s) { s->mutable_pretrain()->set_epochs(4); },
+      [](auto* s) { s->mutable_pretrain()->set_learning_rate(0.2); },
+      [](auto* s) { s->mutable_data()->set_augmentation(v1::AUGMENTATION_CROP_FLIP); },
+      [](auto* s) { s->mutable_data()->set_train_limit(1000); },
+      [](auto* s) { s->mutable_data()->set_test_limit(1000); },
+      [](auto* s) { s->set_pretrain_activation(v1::ACTIVATION_FUNCTION_CLIP); },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    v1::JobSpec spec = testing::SmallSpec();
+    changes[i](&spec);
+    const auto after = Keys(spec);
+    for (const auto& [name, key] : before) EXPECT_NE(after.at(name), key) << name << ", change " << i;
+  }
+  // These touch the quantised stages alone.
+  const std::vector<std::function<void(v1::JobSpec*)>> quantised = {
+      [](auto* s) { s->mutable_quantized()->set_epochs(9); },     [](auto* s) { s->set_detach_weight_max(true); },
+      [](auto* s) { s->set_calibration_percentile(99); },         [](auto* s) { s->set_activation_calibration(v1::ACTIVATION_CALIBRATION_NONE); },
+      [](auto* s) { s->set_schedule(v1::SCHEDULE_SCOPE_STAGE); }, [](auto* s) { s->set_quantize_last_activation(true); },
+  };
+  for (size_t i = 0; i < quantised.size(); ++i) {
+    v1::JobSpec spec = testing::SmallSpec();
+    quantised[i](&spec);
+    const auto after = Keys(spec);
+    EXPECT_EQ(after.at("W32A32"), before.at("W32A32")) << "change " << i;
+    EXPECT_NE(after.at("W4A4"), before.at("W4A4")) << "change " << i;
+  }
+}
+
+}  // namespace
+}  // namespace bitstair::server
