@@ -52,8 +52,10 @@ absl::StatusOr<Listener> Listen(const std::string& host) {
   return listener;
 }
 
-std::string DoneKey(int rank) {
-  return absl::StrCat("done/", rank);
+std::vector<std::string> Keys(const char* what, int first_rank, int end_rank) {
+  std::vector<std::string> keys;
+  for (int rank = first_rank; rank < end_rank; ++rank) keys.push_back(absl::StrCat(what, "/", rank));
+  return keys;
 }
 
 }  // namespace
@@ -98,14 +100,17 @@ absl::StatusOr<std::unique_ptr<RendezvousStore>> RendezvousStore::Connect(const 
   return std::unique_ptr<RendezvousStore>(new RendezvousStore(address, std::move(impl)));
 }
 
+void RendezvousStore::AwaitAll(int rank, int world_size, std::chrono::milliseconds timeout) {
+  impl_->store->set(Keys("ready", rank, rank + 1)[0], std::vector<uint8_t>{1});
+  impl_->store->wait(Keys("ready", 0, world_size), timeout);
+}
+
 void RendezvousStore::Leave(int rank, int world_size) {
   if (rank != 0) {
-    impl_->store->set(DoneKey(rank), std::vector<uint8_t>{1});
-    return;
+    impl_->store->set(Keys("done", rank, rank + 1)[0], std::vector<uint8_t>{1});
+  } else if (world_size > 1) {
+    impl_->store->wait(Keys("done", 1, world_size), kRendezvousTimeout);
   }
-  std::vector<std::string> keys;
-  for (int peer = 1; peer < world_size; ++peer) keys.push_back(DoneKey(peer));
-  if (!keys.empty()) impl_->store->wait(keys, kRendezvousTimeout);
 }
 
 }  // namespace bitstair::trainer

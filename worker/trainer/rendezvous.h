@@ -15,6 +15,7 @@ class Store;
 
 namespace bitstair::trainer {
 
+// From the moment when all ranks are ready to the joined group.
 inline constexpr std::chrono::seconds kRendezvousTimeout{30};
 
 // The exchange:
@@ -36,6 +37,9 @@ class RendezvousStore {
   // Where the others reach rank 0.
   const std::string& address() const { return address_; }
   const c10::intrusive_ptr<c10d::Store>& store() const;
+
+  // Returns when all ranks have come here. Ranks load their data at different speeds; this keeps that out of the time in which sockets must be joined.
+  void AwaitAll(int rank, int world_size, std::chrono::milliseconds timeout);
 
   // The last thing a rank does with its peers: the others say that they need nothing any more, and rank 0, whose process is the store, waits for them all.
   void Leave(int rank, int world_size);

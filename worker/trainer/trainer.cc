@@ -23,7 +23,8 @@ namespace bitstair::trainer {
 namespace {
 
 constexpr double kLoadDeadline = 120;
-constexpr double kRendezvousDeadline = 60;  // 30 s for each of its two halves: the address, and the group
+constexpr std::chrono::seconds kPeersLoadTimeout{120};
+constexpr double kRendezvousDeadline = 35;  // a little more than kRendezvousTimeout, which has the better message
 constexpr double kCheckpointDeadline = 120;
 constexpr int kEvaluationBatch = 256;
 
@@ -139,7 +140,7 @@ absl::Status Trainer::Join() {
   if (start_.world_size() == 1) {
     group_ = std::make_unique<ProcessGroup>();
   } else {
-    report_.Phase("rendezvous", kRendezvousDeadline);
+    report_.Phase("load", kLoadDeadline);  // of the peers
     const std::string scope = RendezvousStore::Scope(start_.attempt().stage(), start_.attempt().generation(), start_.rendezvous_token());
     absl::StatusOr<std::unique_ptr<RendezvousStore>> store = absl::UnknownError("");
     if (is_rank0()) {
@@ -150,13 +151,15 @@ absl::Status Trainer::Join() {
       ready.mutable_rendezvous_ready()->set_address((*store)->address());
       channel_.Send(ready);
     } else {
-      const absl::StatusOr<v1::Rendezvous> rendezvous = channel_.WaitForRendezvous(kRendezvousTimeout);
+      const absl::StatusOr<v1::Rendezvous> rendezvous = channel_.WaitForRendezvous(kPeersLoadTimeout);
       if (absl::IsDeadlineExceeded(rendezvous.status())) return Fail(v1::EXIT_CAUSE_PEER_LOST, rendezvous.status());
       if (!rendezvous.ok()) return rendezvous.status();
       store = RendezvousStore::Connect(rendezvous->address(), scope);
       if (!store.ok()) return store.status();
     }
     store_ = *std::move(store);
+    store_->AwaitAll(start_.rank(), start_.world_size(), kPeersLoadTimeout);
+    report_.Phase("rendezvous", kRendezvousDeadline);
     const std::optional<int> gpu = start_.slot().kind() == v1::SLOT_KIND_GPU ? std::optional<int>(start_.slot().index()) : std::nullopt;
     group_ = std::make_unique<ProcessGroup>(store_->store(), start_.rank(), start_.world_size(), start_.data_address(), gpu);
   }
