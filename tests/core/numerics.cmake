@@ -4,3 +4,5 @@ bitstair_test(core_numerics_test
     kernels/quant_math_test.cc kernels/batch_norm_test.cc kernels/max_pool_test.cc quant/dorefa_test.cc nn/quantized_layers_test.cc nn/network_test.cc
     training/sgd_test.cc training/schedule_test.cc training/train_step_test.cc training/calibrate_test.cc
   LIBS bitstair_core_numerics)
+# One thread: on a busy machine OpenMP's barriers make these small loops many times slower. A test of its own covers more threads.
+set_tests_properties(core_numerics_test PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)

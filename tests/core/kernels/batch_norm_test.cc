@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 namespace bitstair::core {
@@ -46,6 +47,26 @@ TEST(BatchNormKernelTest, BeyondInt64TheSumsAreFloat64) {
   const Statistics got = StatisticsOf(sums, bound);
   EXPECT_EQ(got.mean.item<double>(), static_cast<double>(bound));
   EXPECT_EQ(got.variance.item<double>(), 0);
+}
+
+TEST(BatchNormKernelTest, ResultsDoNotDependOnTheNumberOfThreads) {
+  const int threads = at::get_num_threads();
+  const at::Tensor sums = at::randn({16, 7, 37, 41});
+  const at::Tensor grad = at::randn_like(sums);
+  const at::Tensor factors = at::rand({7}, at::kDouble);
+  std::vector<at::Tensor> results[2];
+  for (int i = 0; i < 2; ++i) {
+    at::set_num_threads(1 + 2 * i);
+    const Statistics s = StatisticsOf(sums, 0);
+    at::Tensor x = at::empty_like(sums), grad_sums = at::empty_like(sums);
+    at::Tensor sum = at::empty({7}, at::kDouble), dot = at::empty({7}, at::kDouble);
+    BatchNormApply(sums, factors, s.mean, grad, 0.5, x);
+    BatchNormBackwardSums(grad, sums, s.mean, sum, dot);
+    BatchNormBackwardApply(grad, sums, s.mean, factors, sum, dot, grad_sums);
+    results[i] = {s.mean, s.variance, x, sum, dot, grad_sums};
+  }
+  at::set_num_threads(threads);
+  for (size_t i = 0; i < results[0].size(); ++i) EXPECT_TRUE(at::equal(results[0][i], results[1][i])) << i;
 }
 
 TEST(BatchNormKernelTest, ApplyIsOneFusedMultiplyAdd) {
