@@ -17,6 +17,8 @@ namespace bitstair::core {
 namespace {
 
 constexpr char kFormat[] = "bitstair-checkpoint-1";
+constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
+constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
 
 // Reads the metadata's words one by one and remembers the first fault.
 class MetadataReader {
@@ -107,8 +109,6 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& path, const std::st
   absl::StatusOr<SafetensorsFile> file = DecodeSafetensors(*bytes, path);
   if (!file.ok()) return file.status();
   MetadataReader words(file->metadata);
-  constexpr int kMaxInt = std::numeric_limits<int>::max();
-  constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
   Checkpoint checkpoint;
   if (words.Text("format") != kFormat) words.Fail(absl::StrCat("__metadata__.format is not ", kFormat));
   checkpoint.stage_key = words.Text("stage_key");

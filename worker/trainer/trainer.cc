@@ -323,6 +323,7 @@ absl::Status Trainer::Fail(v1::ExitCause cause, absl::Status status) {
 }
 
 std::string Trainer::Where() const {
+  if (position_.epoch == spec().epochs()) return absl::StrCat("stage ", spec().name(), " after epoch ", position_.epoch);
   return absl::StrCat("stage ", spec().name(), " epoch ", position_.epoch + 1, " step ", position_.step);
 }
 

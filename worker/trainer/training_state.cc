@@ -21,6 +21,7 @@ namespace {
 
 constexpr int64_t kCalibrationImages = 2048;
 constexpr int kCalibrationBatch = 128;
+constexpr int kNumericsVersion = 1;  // as in server/stage_key.h
 
 std::string MomentumName(const std::string& parameter) {
   return absl::StrCat("momentum/", parameter);
@@ -162,7 +163,6 @@ std::string ParametersDigest(core::Network& network, core::Sgd& sgd) {
 }
 
 std::string NumericProfile(const v1::StartTrainer& start) {
-  constexpr int kNumericsVersion = 1;
   return absl::StrCat("cpu-", at::get_cpu_capability(), "-threads", at::get_num_threads(), "-ranks", start.world_size(), "-libtorch", TORCH_VERSION,
                       "-numerics", kNumericsVersion);
 }
