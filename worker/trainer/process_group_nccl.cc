@@ -1,4 +1,5 @@
-// libbitstair_nccl.so: see nccl_backend.h.
+// libbitstair_nccl.so: see nccl_backend.h. Without the preset `cuda` there are no CUDA headers, and tools that look at this file alone find nothing in it.
+#ifdef USE_C10D_NCCL
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
 #include <c10/cuda/CUDAFunctions.h>
@@ -32,3 +33,5 @@ __attribute__((visibility("default"))) c10::intrusive_ptr<c10d::Backend> Bitstai
 #pragma GCC diagnostic pop
 
 static_assert(std::is_same_v<decltype(BitstairGpuCount), GpuCountFunction> && std::is_same_v<decltype(BitstairMakeNcclBackend), MakeNcclBackendFunction>);
+
+#endif  // USE_C10D_NCCL
