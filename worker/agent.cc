@@ -167,7 +167,7 @@ v1::WorkerMessage Agent::Hello() const {
 
 void Agent::OnMessage(const v1::CoordinatorMessage& message) {
   if (message.has_welcome()) return OnWelcome(message.welcome());
-  if (!welcomed_) return;
+  if (!welcomed_ && !message.has_goodbye()) return;
   switch (message.kind_case()) {
     case v1::CoordinatorMessage::kResolveDataset:
       return OnResolve(message.resolve_dataset());

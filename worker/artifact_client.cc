@@ -149,9 +149,7 @@ class ArtifactClient::Download : public Transfer {
   class Call : public OwnedReactor<grpc::ClientReadReactor<v1::DownloadArtifactResponse>> {
    public:
     Call(std::shared_ptr<Download> download, asio::io_context& io, std::function<void(const absl::Status&)> closed)
-        : OwnedReactor(io, std::move(closed)), download_(std::move(download)) {
-      AddHold();  // reads are started from the client's thread
-    }
+        : OwnedReactor(io, std::move(closed)), download_(std::move(download)) {}
     void OnReadDone(bool ok) override {
       asio::post(io_, [this, ok] {
         if (ok && download_->Take(response.chunk())) {
@@ -189,6 +187,7 @@ class ArtifactClient::Download : public Transfer {
     call->request.set_sha256(sha256_);
     call->request.set_offset(offset_);
     client_.stub_->async()->DownloadArtifact(context_, &call->request, call);
+    call->AddHold();  // reads are started from this thread; OnReadDone lets go
     call->StartRead(&call->response);
     call->StartCall();
   }
@@ -277,20 +276,16 @@ class ArtifactClient::UploadTransfer : public Transfer {
   class Call : public OwnedReactor<grpc::ClientWriteReactor<v1::UploadArtifactRequest>> {
    public:
     Call(std::shared_ptr<UploadTransfer> upload, asio::io_context& io, std::function<void(const absl::Status&)> closed)
-        : OwnedReactor(io, std::move(closed)), upload_(std::move(upload)) {
-      AddHold();  // writes are started from the client's thread
-    }
+        : OwnedReactor(io, std::move(closed)), upload_(std::move(upload)) {}
     void OnWriteDone(bool ok) override {
       asio::post(io_, [this, ok] {
         if (ok && upload_->NextChunk(&request)) {
           StartWrite(&request);
           return;
         }
-        if (ok && upload_->local_error_.ok() && !upload_->cancelled_) {
-          StartWritesDone();
-        } else {
-          context.TryCancel();
-        }
+        // A write that failed means that the store has answered already; its status says why.
+        if (ok && (!upload_->local_error_.ok() || upload_->cancelled_)) context.TryCancel();
+        if (ok && upload_->local_error_.ok()) StartWritesDone();
         RemoveHold();
       });
     }
@@ -334,6 +329,7 @@ class ArtifactClient::UploadTransfer : public Transfer {
     header.set_offset(offset_);
     client_.stub_->async()->UploadArtifact(context_, &call->artifact, call);
     answer_ = &call->artifact;
+    call->AddHold();  // writes are started from this thread; OnWriteDone lets go
     call->StartWrite(&call->request);
     call->StartCall();
   }

@@ -1,6 +1,12 @@
 #include "worker/metrics.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
 #include <exception>
+#include <future>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +17,18 @@ namespace {
 using prometheus::BuildCounter;
 using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
+
+// Connects and hangs up.
+void Poke(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return;
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  (void)connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  close(fd);
+}
 
 }  // namespace
 
@@ -48,6 +66,14 @@ WorkerMetrics::WorkerMetrics() {
   images_per_second_ =
       &BuildGauge().Name("bitstair_worker_stage_images_per_second").Help("Training images per second over all ranks of a running stage").Register(registry);
   epoch_ = &BuildGauge().Name("bitstair_worker_stage_epoch").Help("Present epoch of a running stage, from 1").Register(registry);
+}
+
+// The web server looks at its stop flag only every two seconds, or when somebody connects.
+WorkerMetrics::~WorkerMetrics() {
+  if (exposer_ == nullptr) return;
+  const std::vector<int> ports = exposer_->GetListeningPorts();
+  const std::future<void> stopped = std::async(std::launch::async, [this] { exposer_.reset(); });
+  while (!ports.empty() && stopped.wait_for(std::chrono::milliseconds(10)) != std::future_status::ready) Poke(ports[0]);
 }
 
 absl::StatusOr<std::string> WorkerMetrics::Serve(const daemon::HostPort& listen) {

@@ -26,6 +26,9 @@ std::string CauseName(v1::ExitCause cause);
 class WorkerMetrics {
  public:
   WorkerMetrics();
+  ~WorkerMetrics();
+  WorkerMetrics(const WorkerMetrics&) = delete;
+  WorkerMetrics& operator=(const WorkerMetrics&) = delete;
 
   // Serves /metrics; returns the address with the real port. UNAVAILABLE names the address where it cannot be listened on.
   absl::StatusOr<std::string> Serve(const daemon::HostPort& listen);
