@@ -20,6 +20,7 @@ namespace {
 // Runs `body` as ranks 0..world_size-1 on threads that meet over loopback; exceptions of a rank come back to the test.
 void SpawnRanks(int world_size, const std::function<void(ProcessGroup&)>& body) {
   std::promise<std::string> address;
+  bool told = false;  // rank 0's thread only
   const std::shared_future<std::string> known = address.get_future().share();
   std::vector<std::exception_ptr> failures(static_cast<size_t>(world_size));
   std::vector<std::thread> threads;
@@ -29,12 +30,13 @@ void SpawnRanks(int world_size, const std::function<void(ProcessGroup&)>& body) 
         const std::string scope = RendezvousStore::Scope("stage", 1, "token");
         auto store = rank == 0 ? RendezvousStore::Host("127.0.0.1", scope) : RendezvousStore::Connect(known.get(), scope);
         if (!store.ok()) throw std::runtime_error(store.status().ToString());
-        if (rank == 0) address.set_value((*store)->address());
+        if (rank == 0) address.set_value((*store)->address()), told = true;
         ProcessGroup group((*store)->store(), rank, world_size, "127.0.0.1");
         body(group);
         (*store)->Leave(rank, world_size);
       } catch (...) {
         failures[static_cast<size_t>(rank)] = std::current_exception();
+        if (rank == 0 && !told) address.set_exception(std::current_exception());
       }
     });
   }
