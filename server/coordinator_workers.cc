@@ -154,8 +154,8 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
   stream->Send(message);
   spdlog::info("worker {} connected: {} slots, data sets [{}], {} attempts running, {} fenced", worker.id, hello.slots_size(),
                absl::StrJoin(hello.datasets(), ", "), running.size(), welcome->fenced_size());
-  const std::set<std::string> ids = active_;
-  for (const auto& id : ids) {
+  for (const auto& [created, id] : by_creation_) {  // older jobs are asked for, and so planned, first
+    if (active_.count(id) == 0) continue;
     JobEntry* entry = Find(id);
     Handle(entry, WorkerBack{worker.id, same_incarnation, running[id], options_.lease});
     entry->job.data.erase(worker.id);

@@ -31,6 +31,7 @@ inline v1::JobSpec OneStageSpec(int ranks = 1, int epochs = 2) {
   spec.set_network("convnet28");
   spec.mutable_data()->set_name("fashion_mnist");
   spec.set_ranks(ranks);
+  spec.set_batch_size(60);
   spec.add_widths(32);
   spec.mutable_pretrain()->set_epochs(epochs);
   return spec;
