@@ -285,6 +285,7 @@ void EmbeddedCluster::Leave(milliseconds patience, int hurry_fd) {
   const auto end = Clock::now() + patience;
   const auto left = [&] { return std::max(milliseconds(0), std::chrono::duration_cast<milliseconds>(end - Clock::now())); };
   const auto gone = WaitReadable(server_pidfd_.get(), left(), hurry_fd);
+  if (server_.has_value()) server_->WaitExit(milliseconds(0));  // reaped at once: to those who look at its pid it is there until then
   const absl::MutexLock lock(&mutex_);
   bool worker_gone = true;
   if (worker_.has_value()) {

@@ -21,6 +21,13 @@ std::string Bits(const v1::StageSpec& spec) {
   return absl::StrCat(spec.weight_bits(), "/", spec.activation_bits());
 }
 
+std::string Epochs(int count) {
+  return absl::StrCat(count, count == 1 ? " epoch" : " epochs");
+}
+
+// The words of server/job_state_machine.cc for the moment before the scheduler has looked; nobody needs to read them.
+constexpr char kNotLookedAtYet[] = "waits for the scheduler";
+
 double Top1(const v1::Stage& stage) {
   return stage.epochs(stage.epochs_size() - 1).test_top1();
 }
@@ -42,7 +49,7 @@ std::string EndLine(const v1::Stage& stage) {
   const std::string name = ShortName(stage.name());
   switch (stage.state()) {
     case v1::STAGE_STATE_SUCCEEDED:
-      return absl::StrFormat("%s: done  %d epochs  top-1 %s  %.1f s  checkpoint %s\n", name, stage.spec().epochs(),
+      return absl::StrFormat("%s: done  %s  top-1 %s  %.1f s  checkpoint %s\n", name, Epochs(stage.spec().epochs()),
                              stage.epochs().empty() ? "-" : absl::StrFormat("%.2f %%", Top1(stage)), stage.seconds(),
                              stage.checkpoint().sha256().substr(0, 12));
     case v1::STAGE_STATE_FAILED:
@@ -180,7 +187,8 @@ std::string Progress::OnJob(const v1::Job& job) {
     const auto before = std::find_if(job_.stages().begin(), job_.stages().end(), [&](const v1::Stage& s) { return s.name() == stage.name(); });
     const bool known = before != job_.stages().end();
     const std::string name = ShortName(stage.name());
-    if (stage.state() == v1::STAGE_STATE_PENDING && !stage.reason().empty() && (!known || before->reason() != stage.reason())) {
+    if (stage.state() == v1::STAGE_STATE_PENDING && !stage.reason().empty() && stage.reason() != kNotLookedAtYet &&
+        (!known || before->reason() != stage.reason())) {
       absl::StrAppend(&lines, name, ": ", stage.reason(), "\n");
     }
     if (stage.state() == v1::STAGE_STATE_RUNNING && (!known || before->state() != stage.state() || before->generation() != stage.generation())) {

@@ -64,7 +64,8 @@ TEST_F(ChildProcessTest, InheritsNothingElse) {
   sigaddset(&blocked, SIGINT);
   pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
   signal(SIGUSR1, SIG_IGN);
-  ChildProcess child = Shell("for fd in /proc/self/fd/*; do printf '%s ' ${fd##*/}; done; grep -E 'SigBlk|SigIgn' /proc/self/status; cut -d' ' -f6 /proc/$$/stat; echo x >&3");
+  ChildProcess child =
+      Shell("for fd in /proc/self/fd/*; do printf '%s ' ${fd##*/}; done; grep -E 'SigBlk|SigIgn' /proc/self/status; cut -d' ' -f6 /proc/$$/stat; echo x >&3");
   pthread_sigmask(SIG_UNBLOCK, &blocked, nullptr);
   signal(SIGUSR1, SIG_DFL);
   ASSERT_TRUE(child.WaitReady(milliseconds(10'000)).ok());

@@ -46,7 +46,8 @@ class ScriptedJobs : public v1::Jobs::Service {
 
 class ScriptedArtifacts : public v1::Artifacts::Service {
  public:
-  grpc::Status DownloadArtifact(grpc::ServerContext*, const v1::DownloadArtifactRequest* request, grpc::ServerWriter<v1::DownloadArtifactResponse>* writer) override {
+  grpc::Status DownloadArtifact(grpc::ServerContext*, const v1::DownloadArtifactRequest* request,
+                                grpc::ServerWriter<v1::DownloadArtifactResponse>* writer) override {
     return download(*request, *writer);
   }
   std::function<grpc::Status(const v1::DownloadArtifactRequest&, grpc::ServerWriter<v1::DownloadArtifactResponse>&)> download;

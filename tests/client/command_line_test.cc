@@ -138,8 +138,15 @@ TEST_F(CommandLineTest, WrongRecipesAreTwoWithFileAndLine) {
 }
 
 TEST_F(CommandLineTest, AnUnreachableCoordinatorIsThreeQuicklyAndNamed) {
-  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-           {"list"}, {"describe", "x"}, {"watch", "x"}, {"logs", "x"}, {"logs", "x", "--stage", "W4A4", "-f"}, {"cancel", "x"}, {"workers"}, {"health"}, {"submit", recipe_}}) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{"list"},
+                                                                                       {"describe", "x"},
+                                                                                       {"watch", "x"},
+                                                                                       {"logs", "x"},
+                                                                                       {"logs", "x", "--stage", "W4A4", "-f"},
+                                                                                       {"cancel", "x"},
+                                                                                       {"workers"},
+                                                                                       {"health"},
+                                                                                       {"submit", recipe_}}) {
     std::vector<std::string> arguments = command;
     arguments.insert(arguments.end(), {"--coordinator", "127.0.0.1:1"});
     const auto begin = std::chrono::steady_clock::now();

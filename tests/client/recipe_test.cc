@@ -131,7 +131,10 @@ TEST(RecipeTest, RefusesTextsThatAreNoRecipe) {
   EXPECT_EQ(Error("# nothing\n"), "r.yaml:1:1: the recipe is empty");
   EXPECT_THAT(Error("just words"), HasSubstr("a recipe is keys with values"));
   EXPECT_THAT(Error("- 1\n- 2\n"), HasSubstr("a recipe is keys with values"));
-  EXPECT_THAT(Error(std::string("\x7f" "ELF\0", 5)), HasSubstr("not a text file"));
+  EXPECT_THAT(Error(std::string("\x7f"
+                                "ELF\0",
+                                5)),
+              HasSubstr("not a text file"));
   EXPECT_THAT(Error(std::string(kMaxRecipeBytes + 1, '#')), HasSubstr("larger than 1 MiB"));
   EXPECT_THAT(Error("data: &a {x: *a}"), HasSubstr("anchors"));
   EXPECT_THAT(Error(std::string(2000, '[')), HasSubstr("nested deeper"));
@@ -139,8 +142,8 @@ TEST(RecipeTest, RefusesTextsThatAreNoRecipe) {
 
 TEST(RecipeTest, SetReplacesValuesOfEveryKind) {
   const auto recipe = ParseRecipe("r.yaml", kGood,
-                                  {"widths=[32, 2]", "quantized.epochs=7", "order=per_width", "environment.OMP_WAIT_POLICY=passive", "name=with space: #", "momentum=0.5",
-                                   "pretrain={epochs: 9}"});
+                                  {"widths=[32, 2]", "quantized.epochs=7", "order=per_width", "environment.OMP_WAIT_POLICY=passive", "name=with space: #",
+                                   "momentum=0.5", "pretrain={epochs: 9}"});
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   EXPECT_THAT(recipe->spec.widths(), ElementsAre(32, 2));
   EXPECT_EQ(recipe->spec.quantized().epochs(), 7);
@@ -202,8 +205,40 @@ TEST(RecipeTest, DataPathsStartAtTheRecipeOrAtTheCurrentFolder) {
 TEST(RecipeTest, MutatedRecipesNeverCrash) {
   std::mt19937 random(20240607);
   const auto below = [&](size_t limit) { return static_cast<size_t>(random() % std::max<size_t>(1, limit)); };
-  const std::string pieces[] = {"[", "]", "{", "}", ":", ": ", "- ", "\n", "  ", "&a ", "*a", "!!x ", "|", ">", "\"", "'", "#", "%", "@", "---\n", "...\n", "? ", "~", "1e999", "-0",
-                                "\t", std::string(1, '\0'), "\xff", "\xef\xbb\xbf", "<<: ", "widths", "99999999999999999999", "\\u0000", ","};
+  const std::string pieces[] = {"[",
+                                "]",
+                                "{",
+                                "}",
+                                ":",
+                                ": ",
+                                "- ",
+                                "\n",
+                                "  ",
+                                "&a ",
+                                "*a",
+                                "!!x ",
+                                "|",
+                                ">",
+                                "\"",
+                                "'",
+                                "#",
+                                "%",
+                                "@",
+                                "---\n",
+                                "...\n",
+                                "? ",
+                                "~",
+                                "1e999",
+                                "-0",
+                                "\t",
+                                std::string(1, '\0'),
+                                "\xff",
+                                "\xef\xbb\xbf",
+                                "<<: ",
+                                "widths",
+                                "99999999999999999999",
+                                "\\u0000",
+                                ","};
   int read = 0;
   for (int i = 0; i < 10000; ++i) {
     std::string text = kGood;

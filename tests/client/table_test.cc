@@ -32,7 +32,10 @@ TEST(TableTest, Durations) {
 TEST(TableTest, HarmlessKeepsTextAndLineBreaks) {
   EXPECT_EQ(Harmless("a\tb\nc"), "a\tb\nc");
   EXPECT_EQ(Harmless("\x1b]0;title\x07\r"), "?]0;title??");
-  EXPECT_EQ(Harmless("\xc2\x9b" "2J"), "?2J") << "the one-character form of ESC [";
+  EXPECT_EQ(Harmless("\xc2\x9b"
+                     "2J"),
+            "?2J")
+      << "the one-character form of ESC [";
   EXPECT_EQ(Harmless("gr\xc3\xbc\xc3\x9f"), "gr\xc3\xbc\xc3\x9f");
 }
 
