@@ -10,6 +10,7 @@
 namespace bitstair::core {
 namespace {
 
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
 #define BITSTAIR_LOOPS(T)                                                                         \
   BITSTAIR_CPU_CLONES void Quantize(const T* x, T n, int64_t size, T* codes) {                    \
     for (int64_t i = 0; i < size; ++i) codes[i] = ActivationCode(x[i], n);                        \
@@ -29,6 +30,7 @@ namespace {
 BITSTAIR_LOOPS(float)
 BITSTAIR_LOOPS(double)
 #undef BITSTAIR_LOOPS
+// NOLINTEND(bugprone-macro-parentheses)
 
 constexpr int64_t kGrainElements = 32768;
 

@@ -68,6 +68,7 @@ template <typename T>
 }
 
 // target_clones takes plain functions only, so each element type has its own thin overload.
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
 #define BITSTAIR_PLANES(S)                                                          \
   BITSTAIR_CPU_CLONES void AddPlaneOf(const S* s, int64_t n, Moments<double>& m) {  \
     AddPlane<double>(s, n, m);                                                      \
@@ -96,6 +97,7 @@ BITSTAIR_PLANES(float, float)
 BITSTAIR_PLANES(double, float)
 BITSTAIR_PLANES(double, double)
 #undef BITSTAIR_PLANES
+// NOLINTEND(bugprone-macro-parentheses)
 
 struct Planes {
   int64_t images, channels, size;

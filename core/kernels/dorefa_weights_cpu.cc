@@ -11,6 +11,7 @@
 namespace bitstair::core {
 namespace {
 
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
 #define BITSTAIR_LOOPS(T)                                                                                   \
   BITSTAIR_CPU_CLONES void TanhAll(const T* w, int64_t size, T* t) {                                        \
     for (int64_t i = 0; i < size; ++i) t[i] = TanhOf(w[i]);                                                 \
@@ -30,6 +31,7 @@ namespace {
 BITSTAIR_LOOPS(float)
 BITSTAIR_LOOPS(double)
 #undef BITSTAIR_LOOPS
+// NOLINTEND(bugprone-macro-parentheses)
 
 // NaN if any element is.
 template <typename T>

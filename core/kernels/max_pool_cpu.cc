@@ -44,6 +44,7 @@ template <typename T>
   }
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
 #define BITSTAIR_PLANES(T)                                                                                                    \
   BITSTAIR_CPU_CLONES void Forward(const T* x, int64_t w, int64_t k, int64_t oh, int64_t ow, T* pooled, uint8_t* taken) {     \
     if (k == 2) {                                                                                                             \
@@ -62,6 +63,7 @@ template <typename T>
 BITSTAIR_PLANES(float)
 BITSTAIR_PLANES(double)
 #undef BITSTAIR_PLANES
+// NOLINTEND(bugprone-macro-parentheses)
 
 struct Shape {
   int64_t planes, height, width, out_height, out_width;

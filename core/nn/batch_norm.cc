@@ -59,7 +59,8 @@ class BatchNormOfSums : public torch::autograd::Function<BatchNormOfSums> {
     const double sum_scale = ctx->saved_data["sum_scale"].toDouble();
     const at::Tensor grad_x = grads[0].contiguous();
     const int64_t channels = gamma.numel();
-    const double count = static_cast<double>(sums.numel() / channels);
+    const int64_t per_channel = sums.numel() / channels;
+    const auto count = static_cast<double>(per_channel);
 
     at::Tensor grad_sum = ChannelVector(channels);
     at::Tensor grad_dot = ChannelVector(channels);
@@ -105,8 +106,9 @@ at::Tensor BatchNorm::Forward(const Sums& sums, const Features* shortcut, bool t
     BatchNormApply(s, alpha, shift, add, shortcut_scale, x);
     return x;
   }
-  const double count = static_cast<double>(s.numel() / gamma_.numel());
-  TORCH_CHECK(count > 1, name_, ": batch statistics need more than one value per channel, got a batch of shape ", s.sizes());
+  const int64_t per_channel = s.numel() / gamma_.numel();
+  const auto count = static_cast<double>(per_channel);
+  TORCH_CHECK(per_channel > 1, name_, ": batch statistics need more than one value per channel, got a batch of shape ", s.sizes());
   at::Tensor mean = ChannelVector(gamma_.numel());
   at::Tensor variance = ChannelVector(gamma_.numel());
   BatchNormStatistics(s, sums.bound, mean, variance);
