@@ -61,9 +61,15 @@ absl::Status WriteFileDurably(const std::string& path, absl::string_view bytes) 
       }
       bytes.remove_prefix(static_cast<size_t>(put));
     }
-    if (fsync(fd.get()) != 0) return Error("sync", temporary);
+    if (fsync(fd.get()) != 0) {
+      const absl::Status status = Error("sync", temporary);
+      unlink(temporary.c_str());
+      return status;
+    }
   }
-  return RenameAndSync(temporary, path);
+  const absl::Status status = RenameAndSync(temporary, path);
+  if (!status.ok()) unlink(temporary.c_str());
+  return status;
 }
 
 absl::Status PublishFile(const std::string& temporary, const std::string& path) {

@@ -25,6 +25,7 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view text) {
   absl::string_view host = text.substr(0, colon);
   if (absl::ConsumePrefix(&host, "[")) {
     if (!absl::ConsumeSuffix(&host, "]")) return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" lacks a ]"));
+    if (host.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" has no host"));
   } else if (host.find(':') != absl::string_view::npos) {
     return absl::InvalidArgumentError(absl::StrCat("\"", text, "\": write an IPv6 address in brackets"));
   }
