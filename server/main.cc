@@ -148,7 +148,11 @@ int Serve(const Flags& flags) {
   coordinator.CloseStreams();
   rpc.Shutdown(absl::Seconds(2));
   coordinator.Stop();
-  return exit_code;
+  store->reset();
+  spdlog::shutdown();
+  // All is on disk. Destroying the metrics server would take its poll's 2 s, in which a next start finds the folder locked.
+  std::cerr.flush();
+  _exit(exit_code);
 }
 
 int Main(int argc, char** argv) {
