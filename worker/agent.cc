@@ -267,6 +267,7 @@ void Agent::OnResolve(const v1::ResolveDataset& request) {
       answer.set_digest(resolved->digest);
     } else if (absl::IsUnavailable(resolved.status())) {
       answer.set_not_offered(true);
+      answer.set_error(std::string(resolved.status().message()));  // why, for the job's reason
       spdlog::info("not offered: {}", std::string(resolved.status().message()));
     } else {
       answer.set_error(std::string(resolved.status().message()));

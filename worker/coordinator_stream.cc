@@ -62,13 +62,14 @@ void CoordinatorStream::OnWriteDone(bool ok) {
 }
 
 void CoordinatorStream::OnDone(const grpc::Status& status) {
-  const std::shared_ptr<CoordinatorStream> self = std::move(self_);
-  asio::post(io_, [self, status] {
+  // The io_context's thread lets go of the stream, never this one: it belongs to gRPC, and the process may be leaving meanwhile.
+  std::promise<void> done = std::move(done_);
+  asio::post(io_, [self = std::move(self_), status] {
     const Events events = std::move(self->events_);
     self->events_ = {};
     if (events.on_closed) events.on_closed(status);
   });
-  done_.set_value();
+  done.set_value();
 }
 
 }  // namespace bitstair::worker
