@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -29,7 +31,7 @@ absl::Status CheckName(const std::string& sha256) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ArtifactStore>> ArtifactStore::Open(const std::string& directory) {
-  for (const char* part : {"/sha256", "/partial"}) {
+  for (const char* part : {"/sha256", "/partial", "/damaged"}) {
     if (auto s = core::MakeWritableDirectory(directory + part); !s.ok()) return s;
   }
   return std::unique_ptr<ArtifactStore>(new ArtifactStore(directory));
@@ -40,6 +42,34 @@ std::string ArtifactStore::WholePath(const std::string& sha256) const {
 }
 std::string ArtifactStore::PartialPath(const std::string& sha256) const {
   return absl::StrCat(directory_, "/partial/", sha256);
+}
+
+bool ArtifactStore::LookAt(const std::string& path, Version* version) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return false;
+  *version = {.inode = info.st_ino, .size = info.st_size, .modified_nanoseconds = info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec};
+  return true;
+}
+
+int64_t ArtifactStore::CheckedSize(const std::string& sha256) {
+  const std::string path = WholePath(sha256);
+  Version version;
+  if (!LookAt(path, &version)) return -1;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto checked = checked_.find(sha256);
+    if (checked != checked_.end() && checked->second == version) return version.size;
+  }
+  const absl::StatusOr<core::FileDigest> digest = core::Sha256OfFile(path);
+  if (!digest.ok()) return -1;
+  if (digest->sha256 != sha256) {
+    spdlog::error("artifact {} is damaged (its bytes have SHA-256 {}); put aside in {}/damaged", sha256, digest->sha256, directory_);
+    if (rename(path.c_str(), absl::StrCat(directory_, "/damaged/", sha256).c_str()) != 0) unlink(path.c_str());
+    return -1;
+  }
+  absl::MutexLock lock(&mutex_);
+  checked_[sha256] = version;
+  return version.size;
 }
 
 ArtifactStore::Upload::~Upload() {
@@ -79,7 +109,13 @@ absl::Status ArtifactStore::Upload::Finish() {
     absl::MutexLock lock(&store_->mutex_);
     store_->used_[sha256_] = absl::Now();
   }
-  return core::PublishFile(partial, whole);
+  if (auto s = core::PublishFile(partial, whole); !s.ok()) return s;
+  Version version;
+  if (LookAt(whole, &version)) {
+    absl::MutexLock lock(&store_->mutex_);
+    store_->checked_[sha256_] = version;
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<ArtifactStore::Upload>> ArtifactStore::BeginUpload(const std::string& sha256, int64_t size_bytes, int64_t offset) {
@@ -114,7 +150,7 @@ absl::StatusOr<v1::Artifact> ArtifactStore::Find(const std::string& sha256) {
   if (auto s = CheckName(sha256); !s.ok()) return s;
   v1::Artifact artifact;
   artifact.set_sha256(sha256);
-  if (const int64_t size = FileSize(WholePath(sha256)); size >= 0) {
+  if (const int64_t size = CheckedSize(sha256); size >= 0) {
     absl::MutexLock lock(&mutex_);
     used_[sha256] = absl::Now();
     artifact.set_size_bytes(size);
@@ -129,7 +165,7 @@ absl::StatusOr<v1::Artifact> ArtifactStore::Find(const std::string& sha256) {
 }
 
 bool ArtifactStore::IsWhole(const std::string& sha256) {
-  return core::IsSha256Hex(sha256) && FileSize(WholePath(sha256)) >= 0;
+  return core::IsSha256Hex(sha256) && CheckedSize(sha256) >= 0;
 }
 
 absl::StatusOr<std::string> ArtifactStore::Read(const std::string& sha256, int64_t offset, size_t max_bytes) {
@@ -161,6 +197,7 @@ bool ArtifactStore::Remove(const std::string& sha256, absl::Time unless_used_sin
   const auto used = used_.find(sha256);
   if (used != used_.end() && used->second > unless_used_since) return false;
   if (used != used_.end()) used_.erase(used);
+  checked_.erase(sha256);
   return unlink(WholePath(sha256).c_str()) == 0 || errno == ENOENT;
 }
 

@@ -1,4 +1,5 @@
-// Blobs addressed by the SHA-256 of their bytes, in a folder:  DIR/sha256/ab/abcd...  whole ones, DIR/partial/abcd...  uploads that are not whole.
+// Blobs addressed by the SHA-256 of their bytes, in a folder:  DIR/sha256/ab/abcd...  whole ones, DIR/partial/abcd...  uploads that are not whole,
+// DIR/damaged/abcd...  blobs whose bytes changed on the disk: they count as absent, so that the next upload brings them back.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +51,7 @@ class ArtifactStore {
   // Null if the blob is whole already. ABORTED: another upload of it is under way. Must not outlive the store.
   absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const std::string& sha256, int64_t size_bytes, int64_t offset);
 
-  // NOT_FOUND if nothing of it is held. Counts as a use.
+  // NOT_FOUND if nothing of it is held. Counts as a use. Reads a whole blob that was not checked yet, or that changed since.
   absl::StatusOr<v1::Artifact> Find(const std::string& sha256);
   bool IsWhole(const std::string& sha256);
 
@@ -64,11 +65,23 @@ class ArtifactStore {
   explicit ArtifactStore(std::string directory) : directory_(std::move(directory)) {}
   std::string WholePath(const std::string& sha256) const;
   std::string PartialPath(const std::string& sha256) const;
+  // Its size if it is whole and its bytes have that digest, else -1 (a damaged one is put aside).
+  int64_t CheckedSize(const std::string& sha256);
+
+  // Of a file whose digest was checked: it is read again once one of these differs.
+  struct Version {
+    uint64_t inode = 0;
+    int64_t size = 0;
+    int64_t modified_nanoseconds = 0;
+    bool operator==(const Version&) const = default;
+  };
+  static bool LookAt(const std::string& path, Version* version);
 
   const std::string directory_;
   absl::Mutex mutex_;
   std::set<std::string> uploading_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, absl::Time> used_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Version> checked_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace bitstair::server

@@ -367,6 +367,7 @@ void Coordinator::RunScheduler() {
   for (auto& placement : schedule.placements) {
     JobEntry* entry = Find(placement.job_id);
     entry->job.stages[placement.stage].waits_for.clear();
+    for (auto& rank : placement.ranks) rank.set_worker_name(workers_.at(rank.worker_id()).hello.host());
     Handle(entry, Placed{placement.stage, std::move(placement.ranks), absl::StrFormat("%016x%016x", random_(), random_()), placement.numeric_profile});
   }
   std::set<std::string> changed;

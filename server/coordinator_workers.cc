@@ -51,6 +51,11 @@ absl::Status CheckHello(const v1::WorkerHello& hello) {
   return absl::OkStatus();
 }
 
+// Workers' ids are for machines; people know them by the name they were given.
+const std::string& ShownName(const v1::WorkerHello& hello) {
+  return hello.host().empty() ? hello.worker_id() : hello.host();
+}
+
 bool IsFinite(const v1::EpochResult& r) {
   for (const double value : {r.train_loss(), r.train_top1(), r.test_loss(), r.test_top1(), r.test_top5(), r.learning_rate(), r.seconds()}) {
     if (!std::isfinite(value)) return false;
@@ -90,7 +95,7 @@ void Coordinator::OnWorkerStreamEnded(std::shared_ptr<WorkerStream> stream) {
     worker_of_stream_.erase(found);
     if (worker.stream != stream) return;
     worker.stream = nullptr;
-    if (worker.state != v1::WORKER_STATE_GONE) spdlog::info("worker {} lost its stream; its lease goes on", worker.id);
+    if (worker.state != v1::WORKER_STATE_GONE) spdlog::info("worker {} lost its stream; its lease goes on", ShownName(worker.hello));
     for (const auto& id : active_) SettleResolving(&jobs_.at(id));
     ScheduleSoon();
   });
@@ -152,7 +157,7 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
     }
   }
   stream->Send(message);
-  spdlog::info("worker {} connected: {} slots, data sets [{}], {} attempts running, {} fenced", worker.id, hello.slots_size(),
+  spdlog::info("worker {} ({}) connected: {} slots, data sets [{}], {} attempts running, {} fenced", ShownName(hello), worker.id, hello.slots_size(),
                absl::StrJoin(hello.datasets(), ", "), running.size(), welcome->fenced_size());
   for (const auto& [created, id] : by_creation_) {  // older jobs are asked for, and so planned, first
     if (active_.count(id) == 0) continue;
@@ -208,7 +213,7 @@ void Coordinator::SettleResolving(JobEntry* entry) {
     if (answer == job.data.end()) {
       ++silent;
     } else if (!answer->second.error.empty()) {
-      errors.push_back(absl::StrCat("worker ", id, ": ", answer->second.error));
+      errors.push_back(absl::StrCat("worker ", ShownName(worker.hello), ": ", answer->second.error));
     }
   }
   std::string reason;
@@ -265,7 +270,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
     });
     return;
   }
-  if (generation != stage.record.generation() || !stage.attempt.has_value()) return;  // fenced
+  if (generation != stage.record.generation()) return;  // fenced
   switch (message.kind_case()) {
     case v1::WorkerMessage::kRendezvousReady:
       return Handle(entry, RendezvousOpened{i, generation, worker->id, message.rendezvous_ready().address()});
@@ -275,7 +280,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
       RefreshView(entry->job, &entry->view);
       return;
     case v1::WorkerMessage::kProgress:
-      if (!owns(0)) return;
+      if (!owns(0) || !stage.attempt.has_value()) return;
       stage.progress = std::move(*message.mutable_progress()->mutable_progress());
       metrics_->SetProgress(entry->job.record.job_id(), stage.record.spec().name(), *stage.progress);
       RefreshView(entry->job, &entry->view);
@@ -311,7 +316,8 @@ void Coordinator::CheckLeases() {
   for (auto& [id, worker] : workers_) {
     for (auto it = worker.reserved.begin(); it != worker.reserved.end();) it = it->second.second <= now ? worker.reserved.erase(it) : std::next(it);
     if (worker.state == v1::WORKER_STATE_READY && now - worker.last_heard > options_.lease) {
-      spdlog::warn("worker {} is unreachable: no word for {}", id, absl::FormatDuration(absl::Trunc(now - worker.last_heard, absl::Milliseconds(1))));
+      spdlog::warn("worker {} is unreachable: no word for {}", ShownName(worker.hello),
+                   absl::FormatDuration(absl::Trunc(now - worker.last_heard, absl::Milliseconds(1))));
       worker.state = v1::WORKER_STATE_UNREACHABLE;
       if (worker.stream) worker.stream->Close(absl::DeadlineExceededError("the lease ran out"));
       HandleAll(WorkerUnreachable{id});
@@ -325,7 +331,7 @@ void Coordinator::CheckLeases() {
 }
 
 void Coordinator::LoseWorker(WorkerEntry* worker, const std::string& message, bool left) {
-  spdlog::info("worker {} is gone: {}", worker->id, message);
+  spdlog::info("worker {} is gone: {}", ShownName(worker->hello), message);
   worker->state = v1::WORKER_STATE_GONE;
   worker->reserved.clear();
   if (worker->stream) worker->stream->Close(absl::OkStatus());

@@ -20,6 +20,7 @@ namespace records = bitstair::store::v1;
 struct AttemptRank {
   int rank = 0;
   std::string worker_id;
+  std::string worker_name;  // as people know it; may be empty
   int slot = 0;
   int64_t pid = 0;  // 0: has not reported
   bool exited = false;

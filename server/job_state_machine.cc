@@ -115,7 +115,8 @@ class Machine {
     }
     if (!record.has_start_time()) SetTime(now_, record.mutable_start_time());
     Attempt attempt;
-    for (const auto& rank : e.ranks) attempt.ranks.push_back({.rank = rank.rank(), .worker_id = rank.worker_id(), .slot = rank.slot()});
+    for (const auto& rank : e.ranks)
+      attempt.ranks.push_back({.rank = rank.rank(), .worker_id = rank.worker_id(), .worker_name = rank.worker_name(), .slot = rank.slot()});
     attempt.rendezvous_token = e.rendezvous_token;
     attempt.start = now_;
     attempt.seconds_before = record.seconds();
@@ -126,11 +127,14 @@ class Machine {
       SetJob(v1::JOB_STATE_RUNNING, "");
       AddEvent(-1, "JobStarted", "");
     }
-    std::set<std::string> workers;
-    for (const auto& rank : e.ranks) workers.insert(rank.worker_id());
+    std::set<std::string> workers, names;
+    for (const auto& rank : e.ranks) {
+      workers.insert(rank.worker_id());
+      names.insert(ShownName(rank.worker_name(), rank.worker_id()));
+    }
     AddEvent(e.stage, "AttemptStarted",
              absl::StrCat("generation ", record.generation(), ", try ", record.attempts(), " of ", job_.record.spec().max_attempts(), ", on ",
-                          absl::StrJoin(workers, ", "),
+                          absl::StrJoin(names, ", "),
                           record.has_checkpoint() ? absl::StrCat(", from epoch ", record.resumed_epoch(), " step ", record.resumed_step()) : ""));
     for (const auto& worker : workers) SendAssignment(e.stage, worker);
   }
@@ -168,6 +172,8 @@ class Machine {
     const int epoch = e.result.epoch();
     // In order: a gap would mean a lost message, which the next attempt would repair; an older one is a repeat.
     if (epoch < 1 || epoch > stage.record.spec().epochs() || epoch > static_cast<int>(stage.epochs.size()) + 1) return;
+    // Workers report again what may have been lost with a connection.
+    if (epoch <= static_cast<int>(stage.epochs.size()) && stage.epochs[epoch - 1].SerializeAsString() == e.result.SerializeAsString()) return;
     stage.epochs.resize(std::max(static_cast<int>(stage.epochs.size()), epoch));
     stage.epochs[epoch - 1] = e.result;
     stage.record.set_seconds(stage.attempt->seconds_before + absl::ToDoubleSeconds(now_ - stage.attempt->start));
@@ -176,12 +182,13 @@ class Machine {
   }
 
   void On(const CheckpointStored& e) {
-    if (!IsCurrent(e.stage, e.generation)) return;
+    // Also of an attempt that was given up: until the next one starts, its generation is the current one.
+    if (e.stage < 0 || e.stage >= Count() || At(e.stage).record.generation() != e.generation || IsEnded(At(e.stage).record.state())) return;
     Stage& stage = At(e.stage);
     v1::CoordinatorMessage message;
     *message.mutable_checkpoint_committed()->mutable_attempt() = Id(e.stage);
     message.mutable_checkpoint_committed()->set_sha256(e.checkpoint.sha256());
-    const std::string rank0 = stage.attempt->ranks.empty() ? "" : stage.attempt->ranks[0].worker_id;
+    const std::string rank0 = stage.record.ranks().empty() ? "" : stage.record.ranks(0).worker_id();
     const auto position = [](const v1::Checkpoint& c) { return std::make_tuple(c.final(), c.epoch(), c.step()); };
     const v1::Checkpoint old = stage.record.checkpoint();
     const bool newer = !stage.record.has_checkpoint() || position(e.checkpoint) > position(old) ||
@@ -202,7 +209,12 @@ class Machine {
       outcome_.actions.push_back(DropCheckpoint{e.checkpoint.sha256()});
     }
     outcome_.actions.push_back(SendToWorker{rank0, std::move(message)});
-    SettleStage(e.stage);
+    if (stage.attempt.has_value()) return SettleStage(e.stage);
+    if (stage.record.checkpoint().final()) {
+      EndStage(e.stage, v1::STAGE_STATE_SUCCEEDED, "");
+      AddEvent(e.stage, "StageSucceeded", "");
+      SettleJob();
+    }
   }
 
   void On(const RankEnded& e) {
@@ -311,6 +323,7 @@ class Machine {
       }
     }
   }
+  static std::string ShownName(const std::string& name, const std::string& id) { return name.empty() ? id : name; }
   static std::string Describe(const AttemptRank& rank) { return absl::StrCat(CauseLabel(rank.cause), rank.message.empty() ? "" : ": ", rank.message); }
 
   void SetJob(v1::JobState state, const std::string& reason) {
@@ -390,7 +403,8 @@ class Machine {
     for (size_t k = 0; IsCurrent(i, generation) && k < At(i).attempt->ranks.size(); ++k) {
       AttemptRank& rank = At(i).attempt->ranks[k];
       if (rank.exited || !which(rank)) continue;
-      On(RankEnded{i, generation, rank.rank, v1::EXIT_CAUSE_PEER_LOST, absl::StrCat("rank ", rank.rank, " on ", rank.worker_id, " was lost: ", why),
+      On(RankEnded{i, generation, rank.rank, v1::EXIT_CAUSE_PEER_LOST,
+                   absl::StrCat("rank ", rank.rank, " on ", ShownName(rank.worker_name, rank.worker_id), " was lost: ", why),
                    excused || At(i).attempt->reloaded});
     }
   }
@@ -442,7 +456,7 @@ class Machine {
       SettleJob();
       return;
     }
-    FailAttempt(i, root->cause, absl::StrCat("rank ", root->rank, " on ", root->worker_id, " ", Describe(*root)));
+    FailAttempt(i, root->cause, absl::StrCat("rank ", root->rank, " on ", ShownName(root->worker_name, root->worker_id), " ", Describe(*root)));
   }
 
   static std::string GoesOnFrom(const Stage& stage) {
@@ -552,7 +566,8 @@ void Reload(Job* job, absl::Time now, absl::Duration patience) {
     if (state != v1::STAGE_STATE_STARTING && state != v1::STAGE_STATE_RUNNING && state != v1::STAGE_STATE_STOPPING) continue;
     Attempt attempt;
     for (const auto& rank : stage.record.ranks()) {
-      attempt.ranks.push_back({.rank = rank.rank(), .worker_id = rank.worker_id(), .slot = rank.slot(), .lost_after = now + patience});
+      attempt.ranks.push_back(
+          {.rank = rank.rank(), .worker_id = rank.worker_id(), .worker_name = rank.worker_name(), .slot = rank.slot(), .lost_after = now + patience});
     }
     attempt.start = now;
     attempt.seconds_before = stage.record.seconds();

@@ -104,6 +104,24 @@ TEST_F(ArtifactStoreTest, NamesThatAreNoDigestAreRefused) {
   EXPECT_EQ(store_->BeginUpload(core::Sha256Hex("x"), -1, 0).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(ArtifactStoreTest, ABlobThatRotsCountsAsAbsentAndCanBeUploadedAgain) {
+  const std::string blob(1000, 'x'), digest = core::Sha256Hex(blob);
+  auto upload = *store_->BeginUpload(digest, 1000, 0);
+  ASSERT_TRUE(upload->Append(blob).ok());
+  ASSERT_TRUE(upload->Finish().ok());
+  upload.reset();
+  ASSERT_TRUE(store_->IsWhole(digest));
+  const std::string path = dir_.path() + "/sha256/" + digest.substr(0, 2) + "/" + digest;
+  ASSERT_TRUE(core::WriteFileDurably(path, std::string(999, 'x') + "y").ok());
+  EXPECT_FALSE(store_->IsWhole(digest));
+  EXPECT_EQ(store_->Find(digest).status().code(), absl::StatusCode::kNotFound);
+  upload = *store_->BeginUpload(digest, 1000, 0);
+  ASSERT_NE(upload, nullptr);
+  ASSERT_TRUE(upload->Append(blob).ok());
+  ASSERT_TRUE(upload->Finish().ok());
+  EXPECT_TRUE(store_->IsWhole(digest));
+}
+
 TEST_F(ArtifactStoreTest, ABlobInUseIsNotRemoved) {
   ASSERT_TRUE(Put("x").ok());
   const std::string sha = core::Sha256Hex("x");

@@ -432,6 +432,37 @@ TEST(JobStateMachineTest, OnlyANewerCheckpointReplacesOne) {
   EXPECT_THAT(h.Sent(), ElementsAre("a<-committed")) << "a repeat is answered again";
 }
 
+TEST(JobStateMachineTest, ACheckpointThatArrivesAfterItsAttemptWasGivenUpIsWorthHaving) {
+  Harness h(testing::OneStageSpec(1, 9));
+  h.Plan();
+  h.Start(0, {"a"});
+  h.Exit(0, 0, v1::EXIT_CAUSE_CRASHED);
+  ASSERT_EQ(h.state(0), v1::STAGE_STATE_PENDING);
+  h.Checkpoint(0, 5, false);
+  EXPECT_THAT(h.Sent(), ElementsAre("a<-committed"));
+  EXPECT_EQ(h.state(0), v1::STAGE_STATE_PENDING);
+  h.Place(0, {"b"});
+  ASSERT_NE(h.Assignment(), nullptr);
+  EXPECT_EQ(h.Assignment()->resume_from().epoch(), 5);
+  h.Exit(0, 0, v1::EXIT_CAUSE_CRASHED);
+  h.Checkpoint(0, 9, true);
+  EXPECT_EQ(h.job.record.state(), v1::JOB_STATE_SUCCEEDED) << "all the work was done";
+}
+
+TEST(JobStateMachineTest, RepeatsOfAnEpochChangeNothing) {
+  Harness h(testing::OneStageSpec(1, 9));
+  h.Plan();
+  h.Start(0, {"a"});
+  v1::EpochResult result;
+  result.set_epoch(1);
+  EXPECT_TRUE(h.Do(EpochFinished{0, 1, result}).durable());
+  EXPECT_FALSE(h.Do(EpochFinished{0, 1, result}).durable());
+  result.set_epoch(3);
+  EXPECT_FALSE(h.Do(EpochFinished{0, 1, result}).durable()) << "a gap";
+  result.set_epoch(10);
+  EXPECT_FALSE(h.Do(EpochFinished{0, 1, result}).durable()) << "there is no such epoch";
+}
+
 TEST(JobStateMachineTest, AnotherNumericProfileIsNotBitExact) {
   Harness h(testing::OneStageSpec(1, 9));
   h.Plan();
