@@ -1,6 +1,7 @@
 #include "core/kernels/batch_norm.h"
 
 #include <cmath>
+#include <type_traits>
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -21,6 +22,13 @@ struct Moments {
   Accumulator squares = 0;
 };
 
+// A NaN among integers counts as 0 here: it stays visible in x, which is computed from the sum itself.
+template <typename Accumulator, typename S>
+[[gnu::always_inline]] inline Accumulator Convert(S s) {
+  if constexpr (std::is_integral_v<Accumulator>) return s == s ? static_cast<Accumulator>(s) : 0;
+  return static_cast<Accumulator>(s);
+}
+
 template <typename Accumulator, typename S>
 [[gnu::always_inline]] inline void AddPlane(const S* s, int64_t n, Moments<Accumulator>& total) {
   Accumulator sum[kLanes] = {};
@@ -28,13 +36,13 @@ template <typename Accumulator, typename S>
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     for (int64_t l = 0; l < kLanes; ++l) {
-      const auto v = static_cast<Accumulator>(s[i + l]);
+      const auto v = Convert<Accumulator>(s[i + l]);
       sum[l] += v;
       squares[l] += v * v;
     }
   }
   for (int64_t l = 0; i < n; ++i, ++l) {
-    const auto v = static_cast<Accumulator>(s[i]);
+    const auto v = Convert<Accumulator>(s[i]);
     sum[l] += v;
     squares[l] += v * v;
   }

@@ -22,7 +22,7 @@ std::string WhereNotFinite(Network& network, const at::Tensor& images) {
   for (const Buffer& b : network.buffers()) {
     if (!Finite(b.value)) return absl::StrCat("first seen in ", b.name);
   }
-  return "all parameters and statistics are finite: the logits are too large";
+  return "all parameters and running statistics are finite";
 }
 
 }  // namespace

@@ -133,6 +133,14 @@ TEST_F(TrainStepNanTest, ANanWeightIsNamed) {
   EXPECT_NE(message.find("conv3.weight"), std::string::npos) << message;
 }
 
+// 8-bit codes take the exact integer statistics, where a NaN must not get lost either.
+TEST_F(TrainStepNanTest, ANanPixelIsSeenThroughIntegerSums) {
+  network_ = *CreateNetwork(Config(8, 8, ActivationFunction::kClip));
+  Batch batch = BatchOf(data_, 0, 8, 0);
+  batch.images[0][0][0][0] = std::numeric_limits<float>::quiet_NaN();
+  RunAndExpectError(batch);
+}
+
 TEST(EvaluateTest, CoversEachImageOnce) {
   const ImageDataset data = SyntheticData(23, 1, 28, 4);
   auto network = CreateNetwork(Config(4, 4, ActivationFunction::kClip));
