@@ -170,6 +170,7 @@ bool ArtifactStore::IsWhole(const std::string& sha256) {
 
 absl::StatusOr<std::string> ArtifactStore::Read(const std::string& sha256, int64_t offset, size_t max_bytes) {
   if (auto s = CheckName(sha256); !s.ok()) return s;
+  if (offset == 0 && CheckedSize(sha256) < 0) return absl::NotFoundError(absl::StrCat("no whole artifact ", sha256));
   const std::string path = WholePath(sha256);
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {

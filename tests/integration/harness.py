@@ -47,12 +47,13 @@ def processes(state_folder):
 class Daemon:
     """A server or a worker with its ready line."""
 
-    def __init__(self, program, arguments, env, log):
+    def __init__(self, program, arguments, env, log, cores=None):
         read_end, write_end = os.pipe()
         self.log = log
         with open(log, 'ab') as log_file:
             self.process = subprocess.Popen([str(BIN / program), *arguments, '--ready-fd', str(write_end)], env=env, stdin=subprocess.DEVNULL,
-                                            stdout=log_file, stderr=log_file, pass_fds=[write_end], start_new_session=True)
+                                            stdout=log_file, stderr=log_file, pass_fds=[write_end], start_new_session=True,
+                                            preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None)
         os.close(write_end)
         with os.fdopen(read_end) as pipe:
             line = pipe.readline()
@@ -100,9 +101,9 @@ class Case(unittest.TestCase):
         self.env['BITSTAIR_COORDINATOR'] = daemon.ready['address']
         return daemon
 
-    def worker(self, name='w1', *arguments, slots=2, env=None):
+    def worker(self, name='w1', *arguments, slots=2, env=None, cores=None):
         daemon = Daemon('bitstair-worker', ['--coordinator', self.env['BITSTAIR_COORDINATOR'], '--state-dir', str(self.folder / name), '--name', name,
-                                            '--slots', str(slots), *arguments], {**self.env, **(env or {})}, self.folder / f'{name}.log')
+                                            '--slots', str(slots), *arguments], {**self.env, **(env or {})}, self.folder / f'{name}.log', cores)
         self.daemons.append(daemon)
         return daemon
 

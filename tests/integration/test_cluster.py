@@ -15,8 +15,8 @@ class ClusterTest(harness.Case):
 
     def test_a_gang_spans_two_workers_and_the_codes_are_few(self):
         self.server()
-        self.worker('w1', slots=1)
-        self.worker('w2', slots=1)
+        self.worker('w1', slots=1, cores=[0])
+        self.worker('w2', slots=1, cores=[1])
         job = self.submit(SMOKE, '--set', 'checkpoint.every_epoch=true')
         running = wait_for(lambda: [s for s in self.describe(job)['stages'] if s['state'] == 'RUNNING' and len([p for p in s['placement'] if p.get('pid')]) == 2], 'both ranks run', 60, 0.1)[0]
         self.assertEqual({p['worker'] for p in running['placement']}, {'w1', 'w2'})
@@ -50,10 +50,10 @@ class ClusterTest(harness.Case):
         self.server()
         job = self.submit()
         wait_for(lambda: self.describe(job)['reason'], 'a reason without workers')
-        self.worker('w1', slots=1)
+        self.worker('w1', slots=1, cores=[0])
         reason = wait_for(lambda: next((s['reason'] for s in self.describe(job)['stages'] if s['state'] == 'PENDING' and 'slot' in s['reason']), ''), 'a pending stage tells its reason')
         self.assertIn('2 slots', reason)
-        self.worker('w2', slots=1)
+        self.worker('w2', slots=1, cores=[1])
         self.wait_state(job, 'SUCCEEDED')
 
     def test_watch_list_and_cancel(self):
