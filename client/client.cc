@@ -24,6 +24,7 @@ using std::chrono::milliseconds;
 // A watch is renewed at least this often: a peer that vanished without a word is noticed, and every call has a deadline.
 constexpr milliseconds kStreamDeadline{120'000};
 constexpr milliseconds kReconnectPause{250};
+constexpr int kServing = 1;  // HealthCheckResponse.ServingStatus
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
@@ -223,7 +224,6 @@ absl::StatusOr<std::vector<v1::Worker>> Client::ListWorkers() {
 absl::StatusOr<bool> Client::IsServing() {
   // HealthCheckRequest { string service = 1 } and HealthCheckResponse { enum status = 1 } have the wire format of these wrappers; gRPC's packages hold no
   // generated code for them.
-  constexpr int kServing = 1;
   const grpc::internal::RpcMethod check("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
   const auto answer = Unary<google::protobuf::StringValue, google::protobuf::Int32Value>(
       [&](grpc::ClientContext* context, const google::protobuf::StringValue& in, google::protobuf::Int32Value* out) {

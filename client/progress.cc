@@ -178,7 +178,7 @@ std::string Progress::Finish() {
 
 std::string Progress::OnJob(const v1::Job& job) {
   std::string lines;
-  const std::string reason = job.reason();
+  const std::string& reason = job.reason();
   if ((job.state() == v1::JOB_STATE_RESOLVING || job.state() == v1::JOB_STATE_PENDING) && !reason.empty() && reason != last_reason_) {
     absl::StrAppend(&lines, ShortName(job.name()), ": ", reason, "\n");
     last_reason_ = reason;

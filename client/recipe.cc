@@ -290,7 +290,7 @@ void ApplySet(const std::string& set, Recipe& recipe, std::vector<std::string>& 
       entry.kind = YamlNode::Kind::kScalar;
       entry.text = text;
       value.kind = YamlNode::Kind::kMap;
-      value.entries.emplace_back(std::move(key), std::move(entry));
+      value.entries.push_back(YamlEntry{std::move(key), std::move(entry)});
       return filler.FillField(*message, *field, value, absl::StrJoin(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(i) + 1, "."), nowhere);
     }
   }

@@ -111,14 +111,14 @@ class TreeBuilder : public YAML::EventHandler {
         // What yaml-cpp takes for such a key is mostly a bracket that is never closed; that, or too many of them, is the better message.
         if (!complex_key_) complex_key_ = Refused{mark.line + 1, mark.column + 1, "a key must be a plain word"};
         level.has_key = true;
-        return level.node->entries.emplace_back(std::move(node), YamlNode()).first;
+        return level.node->entries.emplace_back(YamlEntry{std::move(node), YamlNode()}).key;
       }
       if (!level.keys.insert(*scalar).second) Refuse(mark, absl::StrCat("\"", Printable(*scalar), "\" appears twice"));
       level.has_key = true;
-      return level.node->entries.emplace_back(std::move(node), YamlNode()).first;
+      return level.node->entries.emplace_back(YamlEntry{std::move(node), YamlNode()}).key;
     }
     level.has_key = false;
-    return level.node->entries.back().second = std::move(node);
+    return level.node->entries.back().value = std::move(node);
   }
 
   const int max_depth_;

@@ -3,22 +3,28 @@
 
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
 namespace bitstair::client {
 
+struct YamlEntry;
+
 struct YamlNode {
   enum class Kind { kNull, kScalar, kSequence, kMap };
   Kind kind = Kind::kNull;
   int line = 0;  // from 1
   int column = 0;
-  std::string text;                                    // kScalar
-  bool quoted = false;                                 // kScalar: written in quotes or as a block, so never a number
-  std::vector<YamlNode> items;                         // kSequence
-  std::vector<std::pair<YamlNode, YamlNode>> entries;  // kMap, in order; keys are scalars, each once
+  std::string text;                // kScalar
+  bool quoted = false;             // kScalar: written in quotes or as a block, so never a number
+  std::vector<YamlNode> items;     // kSequence
+  std::vector<YamlEntry> entries;  // kMap, in order; keys are scalars, each once
+};
+
+struct YamlEntry {
+  YamlNode key;
+  YamlNode value;
 };
 
 // What is wrong and where, as "LINE:COLUMN: text".

@@ -21,16 +21,16 @@ TEST(YamlTreeTest, KeepsKindsPlacesAndQuotes) {
   ASSERT_TRUE(tree.ok()) << tree.status();
   ASSERT_EQ(tree->kind, YamlNode::Kind::kMap);
   ASSERT_EQ(tree->entries.size(), 3U);
-  EXPECT_EQ(tree->entries[0].first.text, "a");
-  EXPECT_EQ(tree->entries[0].second.text, "1");
-  EXPECT_EQ(tree->entries[0].second.line, 1);
-  EXPECT_EQ(tree->entries[0].second.column, 4);
-  const YamlNode& list = tree->entries[1].second;
+  EXPECT_EQ(tree->entries[0].key.text, "a");
+  EXPECT_EQ(tree->entries[0].value.text, "1");
+  EXPECT_EQ(tree->entries[0].value.line, 1);
+  EXPECT_EQ(tree->entries[0].value.column, 4);
+  const YamlNode& list = tree->entries[1].value;
   ASSERT_EQ(list.items.size(), 2U);
   EXPECT_FALSE(list.items[0].quoted);
   EXPECT_TRUE(list.items[1].quoted);
   EXPECT_EQ(list.items[1].line, 4);
-  EXPECT_EQ(tree->entries[2].second.entries[0].second.kind, YamlNode::Kind::kNull);
+  EXPECT_EQ(tree->entries[2].value.entries[0].value.kind, YamlNode::Kind::kNull);
 }
 
 TEST(YamlTreeTest, EmptyTextsAreNull) {
