@@ -58,8 +58,8 @@ class UploadCall final : public grpc::ServerReadReactor<v1::UploadArtifactReques
     upload_.reset();
     if (status.ok()) {
       auto held = store_->Find(sha256_);
-      if (held.ok()) *response_ = *std::move(held);
       status = held.status();
+      if (status.ok()) *response_ = *std::move(held);
     }
     metrics_->CountRpc("UploadArtifact", status);
     Finish(ToGrpc(status));
@@ -123,9 +123,10 @@ grpc::ServerUnaryReactor* ArtifactsService::GetArtifact(grpc::CallbackServerCont
   auto* reactor = context->DefaultReactor();
   boost::asio::post(*file_threads_, [store = store_, metrics = metrics_, reactor, response, sha256 = request->sha256()] {
     auto artifact = store->Find(sha256);
-    metrics->CountRpc("GetArtifact", artifact.status());
-    if (artifact.ok()) *response = *std::move(artifact);
-    reactor->Finish(ToGrpc(artifact.status()));
+    const absl::Status status = artifact.status();
+    metrics->CountRpc("GetArtifact", status);
+    if (status.ok()) *response = *std::move(artifact);
+    reactor->Finish(ToGrpc(status));
   });
   return reactor;
 }

@@ -241,8 +241,8 @@ class Resolver {
 }  // namespace
 
 const std::vector<std::string>& KnownNetworks() {
-  static const auto* const kNetworks = new std::vector<std::string>{"convnet28", "resnet20"};
-  return *kNetworks;
+  static const auto* const networks = new std::vector<std::string>{"convnet28", "resnet20"};
+  return *networks;
 }
 
 int QuantizedStageCount(const v1::JobSpec& resolved) {

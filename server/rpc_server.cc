@@ -24,8 +24,8 @@ RpcServer::~RpcServer() {
 absl::StatusOr<daemon::HostPort> RpcServer::Start(daemon::HostPort address, bool reflection) {
   grpc::EnableDefaultHealthCheckService(true);
   if (reflection) {
-    static const bool kOnce = (grpc::reflection::InitProtoReflectionServerBuilderPlugin(), true);
-    (void)kOnce;
+    static const bool once = (grpc::reflection::InitProtoReflectionServerBuilderPlugin(), true);
+    (void)once;
   }
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error, not a shared port

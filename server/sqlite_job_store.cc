@@ -120,12 +120,12 @@ absl::Status BackUp(sqlite3* db, const std::string& path, const std::string& bac
 
 const std::vector<std::string>& SqliteJobStore::ReleasedSchema() {
   // A row whose value is NULL is a deleted key, kept for watchers until the store is next opened.
-  static const auto* const kSchema = new std::vector<std::string>{
+  static const auto* const schema = new std::vector<std::string>{
       "CREATE TABLE entries(key BLOB PRIMARY KEY, value BLOB, revision INTEGER NOT NULL) WITHOUT ROWID;"
       "CREATE INDEX entries_by_revision ON entries(revision);"
       "CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
       "INSERT INTO meta VALUES('revision', 0), ('fence', 0), ('compacted', 0);"};
-  return *kSchema;
+  return *schema;
 }
 
 absl::StatusOr<std::unique_ptr<SqliteJobStore>> SqliteJobStore::Open(const std::string& path, Options options) {

@@ -15,9 +15,10 @@ namespace bitstair::server {
 template <typename Response>
 Reply<Response> UnaryReply(grpc::ServerUnaryReactor* reactor, Response* response, Metrics* metrics, std::string method) {
   return [reactor, response, metrics, method = std::move(method)](absl::StatusOr<Response> answer) {
-    metrics->CountRpc(method, answer.status());
-    if (answer.ok()) *response = *std::move(answer);
-    reactor->Finish(ToGrpc(answer.status()));
+    const absl::Status status = answer.status();
+    metrics->CountRpc(method, status);
+    if (status.ok()) *response = *std::move(answer);
+    reactor->Finish(ToGrpc(status));
   };
 }
 
