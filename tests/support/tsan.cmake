@@ -1,0 +1,10 @@
+# bitstair_tsan(TEST): what a test needs to be readable under ThreadSanitizer; nothing in other builds.
+function(bitstair_tsan test)
+  if(NOT BITSTAIR_SANITIZE STREQUAL thread)
+    return()
+  endif()
+  target_sources(${test} PRIVATE ${CMAKE_SOURCE_DIR}/tests/support/tsan_absl_mutex.cc)
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/tests/support/tsan_absl_mutex.cc PROPERTIES COMPILE_OPTIONS -fno-sanitize=thread)
+  target_link_libraries(${test} PRIVATE absl::synchronization ${CMAKE_DL_LIBS})
+  set_tests_properties(${test} PROPERTIES ENVIRONMENT "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/tsan.supp")
+endfunction()
