@@ -118,8 +118,8 @@ TEST(QuantizedLayersTest, CodesEqualAPlainLoopLayerByLayer) {
       BatchNorm norm("bn", channels, at::kFloat);
       std::vector<Parameter> parameters;
       norm.AddParameters(parameters);
-      parameters[0].latent.detach().uniform_(0.3, 0.9);
-      parameters[1].latent.detach().uniform_(-0.2, 0.4);
+      parameters[0].latent.detach().copy_(at::rand_like(parameters[0].latent.detach()) * 0.6 + 0.3);
+      parameters[1].latent.detach().copy_(at::rand_like(parameters[1].latent.detach()) * 0.6 - 0.2);
       const Activation activation(ActivationFunction::kClip, MakeDorefaActivationQuantizer(activation_bits, {}));
       const Sums sums = conv.Forward(codes);
       const Features got = activation.Forward(norm.Forward(sums, &codes, /*training=*/true));
@@ -210,7 +210,7 @@ TEST(BatchNormTest, GradientsEqualFiniteDifferences) {
   BatchNorm norm("bn", 2, at::kDouble);
   std::vector<Parameter> parameters;
   norm.AddParameters(parameters);
-  parameters[0].latent.detach().uniform_(0.5, 2);
+  parameters[0].latent.detach().copy_(at::rand_like(parameters[0].latent.detach()) * 1.5 + 0.5);
   const auto loss = [&] {
     const Features f{shortcut, 1.0 / 3, 3};
     return (norm.Forward({s, scale, 0}, &f, /*training=*/true) * weights).sum();

@@ -33,7 +33,7 @@ class CalibrateTest : public testing::TestWithParam<Case> {
     data_ = SyntheticData(64, GetParam().channels, GetParam().side, 4);
     relu_ = *CreateNetwork(Config(GetParam(), ActivationFunction::kRelu));
     for (Parameter& p : relu_->parameters()) {
-      if (p.batch_norm && p.name.ends_with("weight")) p.latent.detach().uniform_(1, 3);
+      if (p.batch_norm && p.name.ends_with("weight")) p.latent.detach().copy_(at::rand_like(p.latent.detach()) * 2 + 1);
     }
     ASSERT_TRUE(ReestimateBatchNorm(*relu_, data_, 64, 64).ok());
   }
