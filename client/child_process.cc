@@ -25,6 +25,8 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr size_t kMaxReadyLine = 65536;
+// From closing its ready pipe to its end, on a busy machine.
+constexpr milliseconds kEndsSoon{10'000};
 
 struct SpawnSettings {
   posix_spawn_file_actions_t actions;
@@ -122,7 +124,7 @@ absl::StatusOr<std::string> ChildProcess::WaitReady(milliseconds timeout, int in
     const ssize_t got = read(ready_.get(), buffer, sizeof(buffer));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0 || line.size() > kMaxReadyLine) {
-      WaitExit(milliseconds(2000));
+      WaitExit(kEndsSoon);
       const std::string text = absl::StrCat(program_, " did not start (", ExitText(), "): ", LogTail(), "(log: ", log_, ")");
       const bool refused = reaped_ && WIFEXITED(status_) && WEXITSTATUS(status_) == 2;
       return refused ? absl::FailedPreconditionError(text) : absl::UnavailableError(text);
