@@ -97,8 +97,19 @@ Agent::Agent(asio::io_context& io, AgentOptions options, WorkerMetrics* metrics,
   ArtifactClient::Options artifact_options;
   artifact_options.cache_dir = options_.state_dir + "/artifacts";
   artifacts_ = std::make_unique<ArtifactClient>(io_, channel_, artifact_options, &metrics_);
-  host_.reset(new AttemptHost{io_, disk_, datasets_, *artifacts_, metrics_, outbox_, options_.state_dir + "/attempts", options_.trainer_program,
-                              {"--log-level", options_.log_level}, options_.data_address, options_.slots, options_.trainer_timing, [this] { Changed(); }});
+  host_.reset(new AttemptHost{io_,
+                              disk_,
+                              datasets_,
+                              *artifacts_,
+                              metrics_,
+                              outbox_,
+                              options_.state_dir + "/attempts",
+                              options_.trainer_program,
+                              {"--log-level", options_.log_level},
+                              options_.data_address,
+                              options_.slots,
+                              options_.trainer_timing,
+                              [this] { Changed(); }});
   metrics_.SetSlots(static_cast<int>(options_.slots.size()), 0);
 }
 

@@ -59,21 +59,27 @@ int64_t FileSize(const std::string& path) {
 template <typename Reactor>
 class OwnedReactor : public Reactor {
  public:
-  OwnedReactor(asio::io_context& io, std::function<void(const absl::Status&)> closed) : io_(io), closed_(std::move(closed)) {}
+  OwnedReactor(std::shared_ptr<asio::io_context> io, std::function<void(const absl::Status&)> closed) : io_(std::move(io)), closed_(std::move(closed)) {}
 
   grpc::ClientContext context;
 
   void OnDone(const grpc::Status& status) override {
-    asio::post(io_, [this, status] {
+    PostToThread([this, status] {
       const std::unique_ptr<OwnedReactor> owner(this);
       closed_(FromGrpc(status));
     });
   }
 
  protected:
-  asio::io_context& io_;
+  // gRPC's thread may still be inside of post when what it posted has run, this object is deleted, and the client with its loop goes away.
+  template <typename Handler>
+  void PostToThread(Handler handler) {
+    const std::shared_ptr<asio::io_context> io = io_;
+    asio::post(*io, std::move(handler));
+  }
 
  private:
+  const std::shared_ptr<asio::io_context> io_;
   const std::function<void(const absl::Status&)> closed_;
 };
 
@@ -83,7 +89,7 @@ class OwnedReactor : public Reactor {
 class ArtifactClient::Transfer : public std::enable_shared_from_this<ArtifactClient::Transfer> {
  public:
   Transfer(ArtifactClient& client, std::string sha256, int64_t size_bytes)
-      : client_(client), sha256_(std::move(sha256)), size_bytes_(size_bytes), timer_(client.io_), started_(Clock::now()) {}
+      : client_(client), sha256_(std::move(sha256)), size_bytes_(size_bytes), timer_(*client.io_), started_(Clock::now()) {}
   virtual ~Transfer() = default;
 
   uint64_t number = 0;
@@ -148,10 +154,10 @@ class ArtifactClient::Download : public Transfer {
  private:
   class Call : public OwnedReactor<grpc::ClientReadReactor<v1::DownloadArtifactResponse>> {
    public:
-    Call(std::shared_ptr<Download> download, asio::io_context& io, std::function<void(const absl::Status&)> closed)
-        : OwnedReactor(io, std::move(closed)), download_(std::move(download)) {}
+    Call(std::shared_ptr<Download> download, std::shared_ptr<asio::io_context> io, std::function<void(const absl::Status&)> closed)
+        : OwnedReactor(std::move(io), std::move(closed)), download_(std::move(download)) {}
     void OnReadDone(bool ok) override {
-      asio::post(io_, [this, ok] {
+      PostToThread([this, ok] {
         if (ok && download_->Take(response.chunk())) {
           StartRead(&response);
         } else {
@@ -244,7 +250,8 @@ class ArtifactClient::Download : public Transfer {
   }
 
   void Report(const absl::Status& status) override {
-    asio::post(client_.owner_, [done = done_, result = status.ok() ? absl::StatusOr<std::string>(path_) : absl::StatusOr<std::string>(status)] { done(result); });
+    asio::post(client_.owner_,
+               [done = done_, result = status.ok() ? absl::StatusOr<std::string>(path_) : absl::StatusOr<std::string>(status)] { done(result); });
   }
 
   const FetchDone done_;
@@ -275,10 +282,10 @@ class ArtifactClient::UploadTransfer : public Transfer {
 
   class Call : public OwnedReactor<grpc::ClientWriteReactor<v1::UploadArtifactRequest>> {
    public:
-    Call(std::shared_ptr<UploadTransfer> upload, asio::io_context& io, std::function<void(const absl::Status&)> closed)
-        : OwnedReactor(io, std::move(closed)), upload_(std::move(upload)) {}
+    Call(std::shared_ptr<UploadTransfer> upload, std::shared_ptr<asio::io_context> io, std::function<void(const absl::Status&)> closed)
+        : OwnedReactor(std::move(io), std::move(closed)), upload_(std::move(upload)) {}
     void OnWriteDone(bool ok) override {
-      asio::post(io_, [this, ok] {
+      PostToThread([this, ok] {
         if (ok && upload_->NextChunk(&request)) {
           StartWrite(&request);
           return;
@@ -297,17 +304,19 @@ class ArtifactClient::UploadTransfer : public Transfer {
   };
 
   void Step() override {
-    const auto self = std::static_pointer_cast<UploadTransfer>(Self());
-    const auto ask = std::make_shared<Ask>();
+    auto self = std::static_pointer_cast<UploadTransfer>(Self());
+    auto ask = std::make_shared<Ask>();
     ask->context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
     ask->request.set_sha256(sha256_);
     context_ = &ask->context;
-    client_.stub_->async()->GetArtifact(&ask->context, &ask->request, &ask->artifact, [self, ask, &io = client_.io_](const grpc::Status& status) {
-      asio::post(io, [self, ask, status = FromGrpc(status)] {
-        self->context_ = nullptr;
-        self->Asked(status, ask->artifact);
-      });
-    });
+    // Moves all it holds to the client's thread, and keeps the loop until it has returned.
+    client_.stub_->async()->GetArtifact(&ask->context, &ask->request, &ask->artifact,
+                                        [self = std::move(self), ask, io = client_.io_](const grpc::Status& status) mutable {
+                                          asio::post(*io, [self = std::move(self), ask = std::move(ask), status = FromGrpc(status)] {
+                                            self->context_ = nullptr;
+                                            self->Asked(status, ask->artifact);
+                                          });
+                                        });
   }
 
   void Asked(const absl::Status& status, const v1::Artifact& artifact) {
@@ -388,11 +397,11 @@ ArtifactClient::ArtifactClient(asio::io_context& owner, std::shared_ptr<grpc::Ch
       metrics_(metrics),
       channel_(std::move(channel)),
       stub_(v1::Artifacts::NewStub(channel_)),
-      work_(asio::make_work_guard(io_)),
-      thread_([this] { io_.run(); }) {}
+      work_(asio::make_work_guard(*io_)),
+      thread_([this] { io_->run(); }) {}
 
 ArtifactClient::~ArtifactClient() {
-  asio::post(io_, [this] {
+  asio::post(*io_, [this] {
     closing_ = true;
     for (Lane* lane : {&downloads_, &uploads_}) {
       while (lane->waiting.size() > 1) lane->waiting.pop_back();  // these have not begun
@@ -408,12 +417,14 @@ void ArtifactClient::LeaveIfIdle() {
   if (closing_ && downloads_.waiting.empty() && uploads_.waiting.empty()) work_.reset();
 }
 
-std::string ArtifactClient::CachePath(const std::string& sha256) const { return absl::StrCat(options_.cache_dir, "/", sha256); }
+std::string ArtifactClient::CachePath(const std::string& sha256) const {
+  return absl::StrCat(options_.cache_dir, "/", sha256);
+}
 
 uint64_t ArtifactClient::Enqueue(Lane& lane, std::shared_ptr<Transfer> transfer) {
   transfer->number = next_number_++;
   transfer->lane = &lane;
-  asio::post(io_, [transfer, &lane] {
+  asio::post(*io_, [transfer, &lane] {
     lane.waiting.push_back(transfer);
     if (lane.waiting.size() == 1) transfer->Start();
   });
@@ -429,7 +440,7 @@ uint64_t ArtifactClient::Upload(const std::string& path, const std::string& sha2
 }
 
 void ArtifactClient::Cancel(uint64_t number) {
-  asio::post(io_, [this, number] {
+  asio::post(*io_, [this, number] {
     for (Lane* lane : {&downloads_, &uploads_}) {
       const auto found = std::find_if(lane->waiting.begin(), lane->waiting.end(), [number](const auto& transfer) { return transfer->number == number; });
       if (found == lane->waiting.end()) continue;
@@ -448,7 +459,7 @@ void ArtifactClient::Finished(const std::shared_ptr<Transfer>& transfer) {
   if (!lane.waiting.empty() && lane.waiting.front() == transfer) lane.waiting.pop_front();
   LeaveIfIdle();
   // From a fresh handler: a chain of transfers that end at once must not nest.
-  asio::post(io_, [&lane, transfer] {
+  asio::post(*io_, [&lane, transfer] {
     if (!lane.waiting.empty() && !lane.waiting.front()->started()) lane.waiting.front()->Start();
   });
 }

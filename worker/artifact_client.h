@@ -9,10 +9,10 @@
 #include <string>
 #include <thread>
 
+#include <grpcpp/grpcpp.h>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <grpcpp/grpcpp.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -74,7 +74,8 @@ class ArtifactClient {
   std::atomic<uint64_t> next_number_{1};
 
   // Below: only on thread_.
-  boost::asio::io_context io_;
+  // Shared with gRPC's callbacks, which post to it.
+  const std::shared_ptr<boost::asio::io_context> io_ = std::make_shared<boost::asio::io_context>(1);
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
   Lane downloads_;
   Lane uploads_;

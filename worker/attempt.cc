@@ -21,9 +21,13 @@ namespace asio = boost::asio;
 // How long the report of a broken rank 0 waits for its last checkpoint: a retry may start from it.
 constexpr std::chrono::seconds kUploadGrace{5};
 
-std::string Name(const v1::AttemptId& id) { return absl::StrCat(id.stage(), " generation ", id.generation()); }
+std::string Name(const v1::AttemptId& id) {
+  return absl::StrCat(id.stage(), " generation ", id.generation());
+}
 
-std::string Message(const absl::Status& status) { return std::string(status.message()); }
+std::string Message(const absl::Status& status) {
+  return std::string(status.message());
+}
 
 }  // namespace
 
@@ -82,8 +86,8 @@ void Attempt::Start() {
       }
       const std::string& expected = self->assignment_.spec().data_digest();
       if (!expected.empty() && resolved->digest != expected) {
-        return self->FailAll(v1::EXIT_CAUSE_BAD_DATA,
-                             absl::StrCat("the data in ", resolved->path, " has changed since the job was planned: its digest is ", resolved->digest, ", not ", expected));
+        return self->FailAll(v1::EXIT_CAUSE_BAD_DATA, absl::StrCat("the data in ", resolved->path, " has changed since the job was planned: its digest is ",
+                                                                   resolved->digest, ", not ", expected));
       }
       self->data_path_ = resolved->path;
       self->FetchCheckpoints();
@@ -96,25 +100,27 @@ void Attempt::FetchCheckpoints() {
   for (const auto& [checkpoint, path] : {std::pair{&assignment_.resume_from(), &resume_path_}, std::pair{&assignment_.parent_checkpoint(), &parent_path_}}) {
     if (checkpoint->sha256().empty() || !path->empty()) continue;
     if (!core::IsSha256Hex(checkpoint->sha256()) || checkpoint->size_bytes() <= 0) {
-      return FailAll(v1::EXIT_CAUSE_BAD_CHECKPOINT, absl::StrCat("the assignment names a checkpoint \"", checkpoint->sha256(), "\" of ", checkpoint->size_bytes(), " bytes"));
+      return FailAll(v1::EXIT_CAUSE_BAD_CHECKPOINT,
+                     absl::StrCat("the assignment names a checkpoint \"", checkpoint->sha256(), "\" of ", checkpoint->size_bytes(), " bytes"));
     }
-    fetch_ = host_.artifacts.Fetch(checkpoint->sha256(), checkpoint->size_bytes(), [weak = weak_from_this(), path = path](const absl::StatusOr<std::string>& fetched) {
-      const std::shared_ptr<Attempt> self = weak.lock();
-      if (self == nullptr || self->ended_ || self->stop_requested_) return;
-      self->fetch_.reset();
-      if (!fetched.ok()) {
-        const bool damaged = absl::IsDataLoss(fetched.status()) || absl::IsNotFound(fetched.status());
-        return self->FailAll(damaged ? v1::EXIT_CAUSE_BAD_CHECKPOINT : v1::EXIT_CAUSE_NOT_STARTED,
-                             absl::StrCat("cannot fetch the checkpoint to start from: ", fetched.status().message()));
-      }
-      // A name of the attempt's own: the cache may drop its own at any time.
-      const std::string own = absl::StrCat(self->folder_, path == &self->resume_path_ ? "/resume" : "/parent", ".safetensors");
-      if (link(fetched->c_str(), own.c_str()) != 0 && errno != EEXIST) {
-        return self->FailAll(v1::EXIT_CAUSE_NOT_STARTED, Message(absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", own))));
-      }
-      *path = own;
-      self->FetchCheckpoints();
-    });
+    fetch_ = host_.artifacts.Fetch(checkpoint->sha256(), checkpoint->size_bytes(),
+                                   [weak = weak_from_this(), path = path](const absl::StatusOr<std::string>& fetched) {
+                                     const std::shared_ptr<Attempt> self = weak.lock();
+                                     if (self == nullptr || self->ended_ || self->stop_requested_) return;
+                                     self->fetch_.reset();
+                                     if (!fetched.ok()) {
+                                       const bool damaged = absl::IsDataLoss(fetched.status()) || absl::IsNotFound(fetched.status());
+                                       return self->FailAll(damaged ? v1::EXIT_CAUSE_BAD_CHECKPOINT : v1::EXIT_CAUSE_NOT_STARTED,
+                                                            absl::StrCat("cannot fetch the checkpoint to start from: ", fetched.status().message()));
+                                     }
+                                     // A name of the attempt's own: the cache may drop its own at any time.
+                                     const std::string own = absl::StrCat(self->folder_, path == &self->resume_path_ ? "/resume" : "/parent", ".safetensors");
+                                     if (link(fetched->c_str(), own.c_str()) != 0 && errno != EEXIST) {
+                                       return self->FailAll(v1::EXIT_CAUSE_NOT_STARTED, Message(absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", own))));
+                                     }
+                                     *path = own;
+                                     self->FetchCheckpoints();
+                                   });
     return;
   }
   StartTrainers();
@@ -275,8 +281,8 @@ void Attempt::OnExit(int number, const TrainerExit& exit) {
   Rank& rank = ranks_[number];
   rank.process.reset();
   rank.exit = exit;
-  spdlog::log(exit.cause == v1::EXIT_CAUSE_FINISHED || exit.cause == v1::EXIT_CAUSE_STOPPED ? spdlog::level::info : spdlog::level::warn, "{}: rank {} ended: {} {}",
-              Name(id()), number, CauseName(exit.cause), exit.message);
+  spdlog::log(exit.cause == v1::EXIT_CAUSE_FINISHED || exit.cause == v1::EXIT_CAUSE_STOPPED ? spdlog::level::info : spdlog::level::warn,
+              "{}: rank {} ended: {} {}", Name(id()), number, CauseName(exit.cause), exit.message);
   const bool as_asked = exit.cause == v1::EXIT_CAUSE_FINISHED || (exit.cause == v1::EXIT_CAUSE_STOPPED && stop_requested_);
   if (!as_asked) EndGang(absl::StrCat("rank ", number, " ended (", CauseName(exit.cause), ")"));
   ReportExits();

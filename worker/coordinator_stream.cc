@@ -6,7 +6,8 @@ namespace bitstair::worker {
 
 namespace asio = boost::asio;
 
-std::shared_ptr<CoordinatorStream> CoordinatorStream::Open(asio::io_context& io, v1::Fleet::StubInterface& stub, const v1::WorkerMessage& hello, Events events) {
+std::shared_ptr<CoordinatorStream> CoordinatorStream::Open(asio::io_context& io, v1::Fleet::StubInterface& stub, const v1::WorkerMessage& hello,
+                                                           Events events) {
   const std::shared_ptr<CoordinatorStream> stream(new CoordinatorStream(io, std::move(events)));
   stream->self_ = stream;
   stub.async()->Connect(&stream->context_, stream.get());

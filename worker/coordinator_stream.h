@@ -5,8 +5,8 @@
 #include <future>
 #include <memory>
 
-#include <boost/asio/io_context.hpp>
 #include <grpcpp/grpcpp.h>
+#include <boost/asio/io_context.hpp>
 
 #include "bitstair/v1/fleet.grpc.pb.h"
 

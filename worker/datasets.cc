@@ -33,7 +33,9 @@ absl::StatusOr<std::string> RealPath(const std::string& path) {
   return result;
 }
 
-bool IsInside(const std::string& path, const std::string& folder) { return path == folder || absl::StartsWith(path, folder == "/" ? folder : folder + "/"); }
+bool IsInside(const std::string& path, const std::string& folder) {
+  return path == folder || absl::StartsWith(path, folder == "/" ? folder : folder + "/");
+}
 
 std::string Stamp(const struct stat& info) {
   return absl::StrCat(info.st_dev, ":", info.st_ino, ":", info.st_size, ":", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
@@ -48,7 +50,9 @@ absl::Status CheckFolder(const std::string& flag, const std::string& path) {
 
 }  // namespace
 
-Datasets::Datasets(DatasetOptions options) : options_(std::move(options)) { LoadCache(); }
+Datasets::Datasets(DatasetOptions options) : options_(std::move(options)) {
+  LoadCache();
+}
 
 absl::Status Datasets::Check() const {
   for (const auto& [name, path] : options_.named) {

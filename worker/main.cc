@@ -180,7 +180,8 @@ int Run(Flags flags) {
   wait_for_signal();
   asio::posix::stream_descriptor watched(io);
   if (flags.exit_with_pid != 0) {
-    const absl::Status status = WatchProcess(flags.exit_with_pid, &watched, [&] { (*agent)->Leave(absl::StrCat("process ", flags.exit_with_pid, " has ended")); });
+    const absl::Status status =
+        WatchProcess(flags.exit_with_pid, &watched, [&] { (*agent)->Leave(absl::StrCat("process ", flags.exit_with_pid, " has ended")); });
     if (!status.ok()) return Fail(status);
   }
 
@@ -189,11 +190,9 @@ int Run(Flags flags) {
     exit_status = status;
     io.stop();
   });
-  daemon::SignalReady(flags.ready_fd, nlohmann::json({{"metrics_address", *metrics_address},
-                                                      {"pid", getpid()},
-                                                      {"worker", options.name},
-                                                      {"slots", options.slots.size()}})
-                                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  daemon::SignalReady(flags.ready_fd,
+                      nlohmann::json({{"metrics_address", *metrics_address}, {"pid", getpid()}, {"worker", options.name}, {"slots", options.slots.size()}})
+                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   io.run();
   agent->reset();
   spdlog::info("left");

@@ -44,8 +44,7 @@ WorkerMetrics::WorkerMetrics() {
   slots_free_ = &slots.Add({{"state", "free"}});
   slots_busy_ = &slots.Add({{"state", "busy"}});
   connected_ = &BuildGauge().Name("bitstair_worker_connected").Help("1 while the coordinator has welcomed this worker, else 0").Register(registry).Add({});
-  connections_ =
-      &BuildCounter().Name("bitstair_worker_connections_total").Help("Times that the coordinator welcomed this worker").Register(registry).Add({});
+  connections_ = &BuildCounter().Name("bitstair_worker_connections_total").Help("Times that the coordinator welcomed this worker").Register(registry).Add({});
   trainers_started_ = &BuildCounter().Name("bitstair_worker_trainers_started_total").Help("Trainer processes started").Register(registry).Add({});
   auto& exits = BuildCounter().Name("bitstair_worker_trainer_exits_total").Help("Ends of trainers by cause").Register(registry);
   for (int cause = v1::EXIT_CAUSE_FINISHED; cause <= v1::ExitCause_MAX; ++cause) {
@@ -97,7 +96,9 @@ void WorkerMetrics::SetConnected(bool connected) {
   connected_->Set(connected ? 1 : 0);
 }
 
-void WorkerMetrics::TrainerStarted() { trainers_started_->Increment(); }
+void WorkerMetrics::TrainerStarted() {
+  trainers_started_->Increment();
+}
 
 void WorkerMetrics::TrainerExited(v1::ExitCause cause) {
   if (const auto found = trainer_exits_.find(cause); found != trainer_exits_.end()) found->second->Increment();
@@ -108,8 +109,12 @@ void WorkerMetrics::UploadDone(bool ok, double seconds) {
   if (ok) upload_seconds_->Observe(seconds);
 }
 
-void WorkerMetrics::AddUploadBytes(int64_t bytes) { upload_bytes_->Increment(static_cast<double>(bytes)); }
-void WorkerMetrics::AddDownloadBytes(int64_t bytes) { download_bytes_->Increment(static_cast<double>(bytes)); }
+void WorkerMetrics::AddUploadBytes(int64_t bytes) {
+  upload_bytes_->Increment(static_cast<double>(bytes));
+}
+void WorkerMetrics::AddDownloadBytes(int64_t bytes) {
+  download_bytes_->Increment(static_cast<double>(bytes));
+}
 
 void WorkerMetrics::SetProgress(const std::string& stage, const v1::StageProgress& progress) {
   auto found = stages_.find(stage);

@@ -36,14 +36,18 @@ Outbox::Attempt& Outbox::Of(const v1::AttemptId& id) {
   return attempt;
 }
 
-void Outbox::PushOnce(v1::WorkerMessage message) { once_.push_back(std::move(message)); }
+void Outbox::PushOnce(v1::WorkerMessage message) {
+  once_.push_back(std::move(message));
+}
 
 void Outbox::PushEvent(v1::WorkerMessage message) {
   Attempt& attempt = Of(AttemptOf(message));
   attempt.events.push_back({std::move(message), std::nullopt});
 }
 
-void Outbox::SetProgress(const v1::AttemptId& id, const v1::StageProgress& progress) { Of(id).progress = progress; }
+void Outbox::SetProgress(const v1::AttemptId& id, const v1::StageProgress& progress) {
+  Of(id).progress = progress;
+}
 
 void Outbox::LogGrew(const v1::AttemptId& id, int rank, const std::string& path, int64_t size) {
   Log& log = Of(id).logs[rank];
@@ -121,9 +125,10 @@ void Outbox::CheckpointCommitted(const AttemptKey& key, const std::string& sha25
   const auto found = attempts_.find(key);
   if (found == attempts_.end()) return;
   auto& events = found->second.events;
-  events.erase(std::remove_if(events.begin(), events.end(),
-                              [&](const Event& e) { return e.message.has_checkpoint_uploaded() && e.message.checkpoint_uploaded().checkpoint().sha256() == sha256; }),
-               events.end());
+  events.erase(
+      std::remove_if(events.begin(), events.end(),
+                     [&](const Event& e) { return e.message.has_checkpoint_uploaded() && e.message.checkpoint_uploaded().checkpoint().sha256() == sha256; }),
+      events.end());
 }
 
 void Outbox::Expire(TimePoint sent_before) {
@@ -163,6 +168,8 @@ bool Outbox::Flushed() const {
   return true;
 }
 
-void Outbox::Forget(const AttemptKey& key) { attempts_.erase(key); }
+void Outbox::Forget(const AttemptKey& key) {
+  attempts_.erase(key);
+}
 
 }  // namespace bitstair::worker

@@ -15,7 +15,9 @@
 namespace bitstair::worker {
 
 using AttemptKey = std::pair<std::string, int32_t>;  // stage, generation
-inline AttemptKey KeyOf(const v1::AttemptId& id) { return {id.stage(), id.generation()}; }
+inline AttemptKey KeyOf(const v1::AttemptId& id) {
+  return {id.stage(), id.generation()};
+}
 
 // Orders messages, keeps the ones that must not be lost, and merges the ones that may be late. Nothing in a stream tells that a message has become durable at
 // the other end, so events are kept for a while after they were sent, and all that are kept are sent again on the next connection, in order; the coordinator
@@ -43,8 +45,8 @@ class Outbox {
   // The coordinator has the checkpoint: it is not told again.
   void CheckpointCommitted(const AttemptKey& attempt, const std::string& sha256);
 
-  // Drops what was sent before `sent_before` on this connection: all events of ended attempts; of live ones only results of epochs, since a new coordinator must
-  // know the rest.
+  // Drops what was sent before `sent_before` on this connection: all events of ended attempts; of live ones only results of epochs, since a new coordinator
+  // must know the rest.
   void Expire(TimePoint sent_before);
   // No more will come for this attempt: it need not be kept for a new coordinator.
   void AttemptEnded(const AttemptKey& attempt);

@@ -15,7 +15,9 @@ absl::Status CheckRecipeVariable(absl::string_view name, absl::string_view value
     return absl::InvalidArgumentError(absl::StrCat("environment variable \"", name, "\" of the recipe is not allowed: ", why));
   };
   if (!absl::StartsWith(name, "NCCL_") && !absl::StartsWith(name, "GLOO_") && !absl::StartsWith(name, "OMP_")) return refuse("only NCCL_*, GLOO_*, OMP_* are");
-  const auto legal = [](char c) { return absl::ascii_isupper(static_cast<unsigned char>(c)) || absl::ascii_isdigit(static_cast<unsigned char>(c)) || c == '_'; };
+  const auto legal = [](char c) {
+    return absl::ascii_isupper(static_cast<unsigned char>(c)) || absl::ascii_isdigit(static_cast<unsigned char>(c)) || c == '_';
+  };
   if (!std::all_of(name.begin(), name.end(), legal)) return refuse("its name has other characters than A-Z, 0-9 and _");
   for (const absl::string_view word : {"FILE", "PATH", "DIR", "PLUGIN", "LIBRAR", "TOOL"}) {
     if (absl::StrContains(name, word)) return refuse("it names a file or a library");

@@ -104,7 +104,9 @@ int Spawn(const TrainerCommand& command, int socket, int log, pid_t* pid) {
   return error;
 }
 
-std::string Seconds(std::chrono::milliseconds time) { return absl::StrCat(static_cast<double>(time.count()) / 1000, " s"); }
+std::string Seconds(std::chrono::milliseconds time) {
+  return absl::StrCat(static_cast<double>(time.count()) / 1000, " s");
+}
 
 }  // namespace
 
@@ -154,7 +156,14 @@ absl::StatusOr<std::shared_ptr<TrainerProcess>> TrainerProcess::Start(asio::io_c
 }
 
 TrainerProcess::TrainerProcess(asio::io_context& io, TrainerTiming timing, Callbacks callbacks)
-    : timing_(timing), callbacks_(std::move(callbacks)), socket_(io), log_pipe_(io), pidfd_(io), watch_timer_(io), socket_buffer_(64 << 10), log_buffer_(64 << 10) {}
+    : timing_(timing),
+      callbacks_(std::move(callbacks)),
+      socket_(io),
+      log_pipe_(io),
+      pidfd_(io),
+      watch_timer_(io),
+      socket_buffer_(64 << 10),
+      log_buffer_(64 << 10) {}
 
 TrainerProcess::~TrainerProcess() {
   if (pid_ > 0 && !reaped_) {
@@ -257,7 +266,8 @@ void TrainerProcess::HandleMessage(const v1::FromTrainer& message) {
       phase_seconds_ = message.phase().deadline_seconds();
       // Not above a month, so that the clock cannot overflow; none where it is not positive.
       const double bounded = std::isfinite(phase_seconds_) ? std::min(phase_seconds_, 2.6e6) : 0;
-      phase_deadline_ = bounded > 0 ? Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(bounded)) : Clock::time_point::max();
+      phase_deadline_ =
+          bounded > 0 ? Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(bounded)) : Clock::time_point::max();
       break;
     }
     case v1::FromTrainer::kResult:

@@ -28,7 +28,9 @@ class Fd {
   int fd_;
 };
 
-absl::Status Error(absl::string_view what, const std::string& path) { return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path)); }
+absl::Status Error(absl::string_view what, const std::string& path) {
+  return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
+}
 
 absl::Status SyncFolderOf(const std::string& path) {
   std::string folder = std::filesystem::path(path).parent_path().string();

@@ -37,8 +37,8 @@ class AgentTest : public testing::Test {
   }
 
   std::unique_ptr<WorkerProcess> StartWorker(const std::string& name, std::vector<std::string> more = {}) {
-    std::vector<std::string> arguments = {"--coordinator", coordinator_->address(), "--state-dir", folder_ + "/" + name, "--name", name, "--slots", "2",
-                                          "--data", "toy=" + folder_ + "/data", "--data-root", folder_ + "/data"};
+    std::vector<std::string> arguments = {"--coordinator", coordinator_->address(),    "--state-dir", folder_ + "/" + name, "--name", name, "--slots", "2",
+                                          "--data",        "toy=" + folder_ + "/data", "--data-root", folder_ + "/data"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return std::make_unique<WorkerProcess>(arguments);
   }
@@ -84,8 +84,7 @@ class AgentTest : public testing::Test {
   }
   // The process id of a running rank.
   pid_t WaitForRank(int rank) {
-    const auto record =
-        coordinator_->WaitFor([=](const Record& r) { return r.message.has_rank_running() && r.message.rank_running().rank() == rank; });
+    const auto record = coordinator_->WaitFor([=](const Record& r) { return r.message.has_rank_running() && r.message.rank_running().rank() == rank; });
     if (!record.has_value()) ADD_FAILURE() << "rank " << rank << " does not run";
     return record.has_value() ? static_cast<pid_t>(record->message.rank_running().pid()) : -1;
   }
@@ -214,7 +213,8 @@ TEST_F(AgentTest, AGracefulStopTakesACheckpointFirst) {
   coordinator_->Send("ann", Stop("wait", true));
   EXPECT_EQ(WaitForExit(0).cause(), v1::EXIT_CAUSE_STOPPED);
   EXPECT_EQ(WaitForExit(1).cause(), v1::EXIT_CAUSE_STOPPED);
-  EXPECT_EQ(coordinator_->Count([](const Record& r) { return r.message.has_checkpoint_uploaded() && r.message.checkpoint_uploaded().checkpoint().epoch() == 2; }), 1);
+  EXPECT_EQ(
+      coordinator_->Count([](const Record& r) { return r.message.has_checkpoint_uploaded() && r.message.checkpoint_uploaded().checkpoint().epoch() == 2; }), 1);
 }
 
 TEST_F(AgentTest, AStopThatIsNotGracefulKills) {
@@ -263,7 +263,8 @@ TEST_F(AgentTest, AReconnectListsWhatRunsAndRepeatsWhatMayBeLost) {
   EXPECT_EQ(WaitForExit(0).cause(), v1::EXIT_CAUSE_CRASHED);
   EXPECT_TRUE(IsRunning(trainer));
   coordinator_->Send("ann", Stop("wait-saved", true));
-  ASSERT_TRUE(coordinator_->WaitFor([](const Record& r) { return r.message.has_rank_exited() && r.message.rank_exited().attempt().stage() == "jobs/j/stages/wait-saved"; }));
+  ASSERT_TRUE(coordinator_->WaitFor(
+      [](const Record& r) { return r.message.has_rank_exited() && r.message.rank_exited().attempt().stage() == "jobs/j/stages/wait-saved"; }));
   for (const Record& record : coordinator_->records()) {
     if (!is_upload(record)) continue;
     EXPECT_EQ(record.message.checkpoint_uploaded().checkpoint().epoch(), 2);

@@ -33,8 +33,8 @@ class ArtifactClientTest : public testing::Test {
   }
   void MakeClient(int64_t cache_bytes) {
     client_.reset();
-    client_ = std::make_unique<ArtifactClient>(
-        io_, channel_, ArtifactClient::Options{.cache_dir = folder_, .cache_bytes = cache_bytes, .download_tries = 3}, &metrics_);
+    client_ = std::make_unique<ArtifactClient>(io_, channel_, ArtifactClient::Options{.cache_dir = folder_, .cache_bytes = cache_bytes, .download_tries = 3},
+                                               &metrics_);
   }
   absl::StatusOr<std::string> Fetch(const std::string& sha256, int64_t size) {
     std::optional<absl::StatusOr<std::string>> result;

@@ -53,8 +53,8 @@ class DatasetsTest : public testing::Test {
 
 TEST_F(DatasetsTest, TheDigestIsThatOfSortedPathsSizesAndDigests) {
   Datasets datasets({.named = {{"set", top_ + "/set"}}});
-  const std::string expected = core::Sha256Hex(std::string("bitstair-dataset-v1\n") + "a/x.bin" + '\0' + "10" + '\0' + core::Sha256Hex("bytes of x") + "\n" + "b.bin" +
-                                               '\0' + "10" + '\0' + core::Sha256Hex("bytes of b") + "\n");
+  const std::string expected = core::Sha256Hex(std::string("bitstair-dataset-v1\n") + "a/x.bin" + '\0' + "10" + '\0' + core::Sha256Hex("bytes of x") + "\n" +
+                                               "b.bin" + '\0' + "10" + '\0' + core::Sha256Hex("bytes of b") + "\n");
   const auto resolved = datasets.Resolve(Named("set"));
   ASSERT_TRUE(resolved.ok()) << resolved.status();
   EXPECT_EQ(resolved->digest, expected);

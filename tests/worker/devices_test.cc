@@ -14,7 +14,9 @@ TEST(DevicesTest, CpuSlotsShareTheCores) {
   EXPECT_EQ(slots[1].threads(), 4);
 }
 
-TEST(DevicesTest, MoreSlotsThanCoresHaveOneThreadEach) { EXPECT_EQ(CpuSlots(4, 2)[3].threads(), 1); }
+TEST(DevicesTest, MoreSlotsThanCoresHaveOneThreadEach) {
+  EXPECT_EQ(CpuSlots(4, 2)[3].threads(), 1);
+}
 
 TEST(DevicesTest, AskedForSlotsAreOffered) {
   const Devices devices = FindDevices(3);

@@ -60,8 +60,8 @@ class Link {
 };
 
 void SaveCheckpoint(Link& link, const v1::StartTrainer& start, bool final, int epoch) {
-  const std::string bytes = "checkpoint of " + start.spec().name() + " generation " + std::to_string(start.attempt().generation()) + " epoch " + std::to_string(epoch) +
-                            std::string(300'000, final ? 'f' : 'c');
+  const std::string bytes = "checkpoint of " + start.spec().name() + " generation " + std::to_string(start.attempt().generation()) + " epoch " +
+                            std::to_string(epoch) + std::string(300'000, final ? 'f' : 'c');
   const std::string path = start.checkpoint_dir() + "/" + std::to_string(epoch) + (final ? "-final" : "") + ".safetensors";
   std::ofstream(path, std::ios::binary) << bytes;
   v1::FromTrainer message;
@@ -88,7 +88,8 @@ void DescribeSelf(const v1::StartTrainer& start) {
   std::string descriptors;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
     const std::string number = entry.path().filename().string();
-    if (access(entry.path().c_str(), F_OK) == 0 && std::stoi(number) > 3) descriptors += " " + number + "=" + std::filesystem::read_symlink(entry.path()).string();
+    if (access(entry.path().c_str(), F_OK) == 0 && std::stoi(number) > 3)
+      descriptors += " " + number + "=" + std::filesystem::read_symlink(entry.path()).string();
   }
   // The listing's own descriptor is a folder under /proc.
   std::fprintf(stderr, "descriptors above 3:%s.\n", descriptors.c_str());

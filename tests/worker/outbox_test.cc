@@ -47,14 +47,29 @@ class OutboxTest : public testing::Test {
     std::string text;
     while (const auto message = outbox_.Next(now_)) {
       switch (message->kind_case()) {
-        case v1::WorkerMessage::kHeartbeat: text += "beat "; break;
-        case v1::WorkerMessage::kRankRunning: text += "running "; break;
-        case v1::WorkerMessage::kEpochDone: text += "epoch" + std::to_string(message->epoch_done().result().epoch()) + " "; break;
-        case v1::WorkerMessage::kCheckpointUploaded: text += message->checkpoint_uploaded().checkpoint().sha256() + " "; break;
-        case v1::WorkerMessage::kRankExited: text += "exit" + std::to_string(message->rank_exited().rank()) + " "; break;
-        case v1::WorkerMessage::kProgress: text += "step" + std::to_string(message->progress().progress().step()) + " "; break;
-        case v1::WorkerMessage::kLog: text += "log" + std::to_string(message->log().offset()) + ":" + message->log().text().substr(0, 5) + " "; break;
-        default: text += "? ";
+        case v1::WorkerMessage::kHeartbeat:
+          text += "beat ";
+          break;
+        case v1::WorkerMessage::kRankRunning:
+          text += "running ";
+          break;
+        case v1::WorkerMessage::kEpochDone:
+          text += "epoch" + std::to_string(message->epoch_done().result().epoch()) + " ";
+          break;
+        case v1::WorkerMessage::kCheckpointUploaded:
+          text += message->checkpoint_uploaded().checkpoint().sha256() + " ";
+          break;
+        case v1::WorkerMessage::kRankExited:
+          text += "exit" + std::to_string(message->rank_exited().rank()) + " ";
+          break;
+        case v1::WorkerMessage::kProgress:
+          text += "step" + std::to_string(message->progress().progress().step()) + " ";
+          break;
+        case v1::WorkerMessage::kLog:
+          text += "log" + std::to_string(message->log().offset()) + ":" + message->log().text().substr(0, 5) + " ";
+          break;
+        default:
+          text += "? ";
       }
     }
     return text;

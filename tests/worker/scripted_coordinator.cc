@@ -61,7 +61,8 @@ grpc::Status MemoryArtifacts::GetArtifact(grpc::ServerContext*, const v1::GetArt
   return grpc::Status::OK;
 }
 
-grpc::Status MemoryArtifacts::DownloadArtifact(grpc::ServerContext*, const v1::DownloadArtifactRequest* request, grpc::ServerWriter<v1::DownloadArtifactResponse>* writer) {
+grpc::Status MemoryArtifacts::DownloadArtifact(grpc::ServerContext*, const v1::DownloadArtifactRequest* request,
+                                               grpc::ServerWriter<v1::DownloadArtifactResponse>* writer) {
   std::string bytes;
   {
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -23,7 +23,8 @@ class MemoryArtifacts final : public v1::Artifacts::Service {
  public:
   grpc::Status UploadArtifact(grpc::ServerContext*, grpc::ServerReader<v1::UploadArtifactRequest>* reader, v1::Artifact* response) override;
   grpc::Status GetArtifact(grpc::ServerContext*, const v1::GetArtifactRequest* request, v1::Artifact* response) override;
-  grpc::Status DownloadArtifact(grpc::ServerContext*, const v1::DownloadArtifactRequest* request, grpc::ServerWriter<v1::DownloadArtifactResponse>* writer) override;
+  grpc::Status DownloadArtifact(grpc::ServerContext*, const v1::DownloadArtifactRequest* request,
+                                grpc::ServerWriter<v1::DownloadArtifactResponse>* writer) override;
 
   void Put(const std::string& sha256, const std::string& bytes);
   std::string Get(const std::string& sha256);

@@ -15,9 +15,9 @@ extern char** environ;
 namespace bitstair::worker {
 namespace {
 
+using std::chrono::milliseconds;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using std::chrono::milliseconds;
 
 class TrainerProcessTest : public testing::Test {
  protected:

@@ -78,7 +78,9 @@ std::string WorkerProcess::WaitForReady() {
   return line;
 }
 
-void WorkerProcess::Signal(int number) { kill(pid_, number); }
+void WorkerProcess::Signal(int number) {
+  kill(pid_, number);
+}
 
 std::optional<int> WorkerProcess::WaitForExit() {
   int status = 0;

@@ -31,7 +31,9 @@ TEST(Sha256Test, PiecesGiveTheDigestOfTheWhole) {
   EXPECT_EQ(nothing.HexDigest(), kOfNothing);
 }
 
-TEST(Sha256Test, BytesThatAreZeroCount) { EXPECT_NE(Sha256Hex(std::string("a\0b", 3)), Sha256Hex(std::string("a"))); }
+TEST(Sha256Test, BytesThatAreZeroCount) {
+  EXPECT_NE(Sha256Hex(std::string("a\0b", 3)), Sha256Hex(std::string("a")));
+}
 
 TEST(Sha256Test, OfAFileWithItsSize) {
   const std::string path = testing::TempDir() + "sha256_test_file";

@@ -36,7 +36,8 @@ TEST(DaemonTest, WhatIsNoAddressIsNamed) {
 
 TEST(DaemonTest, OnlyLoopbackIsLoopback) {
   for (const char* host : {"127.0.0.1", "127.255.0.9", "localhost", "::1"}) EXPECT_TRUE(IsLoopback({host, 1})) << host;
-  for (const char* host : {"0.0.0.0", "128.0.0.1", "10.0.0.1", "::", "::2", "localhost.example", "127.0.0.1.example", "127", ""}) EXPECT_FALSE(IsLoopback({host, 1})) << host;
+  for (const char* host : {"0.0.0.0", "128.0.0.1", "10.0.0.1", "::", "::2", "localhost.example", "127.0.0.1.example", "127", ""})
+    EXPECT_FALSE(IsLoopback({host, 1})) << host;
 }
 
 TEST(DaemonTest, OtherAddressesNeedAWord) {
