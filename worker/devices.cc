@@ -16,6 +16,12 @@ namespace {
 
 constexpr char kLibTorchVersion[] = "2.11.0";
 constexpr int kNumericsVersion = 1;
+// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+constexpr int kMajor = 75;
+constexpr int kMinor = 76;
+#if defined(__x86_64__)
+constexpr unsigned kAmxTile = 1u << 24;  // cpuid leaf 7, edx
+#endif
 
 struct Gpu {
   std::string name;
@@ -29,8 +35,6 @@ std::vector<Gpu> FindGpus() {
   using Get = int (*)(int*, int);
   using Name = int (*)(char*, int, int);
   using Attribute = int (*)(int*, int, int);
-  constexpr int kMajor = 75;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-  constexpr int kMinor = 76;
   std::vector<Gpu> gpus;
   // Never closed: the driver does not like it, and the process asks once.
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -63,7 +67,6 @@ std::string InstructionSet() {
   unsigned ecx = 0;
   unsigned edx = 0;
   __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
-  constexpr unsigned kAmxTile = 1u << 24;
   if (__builtin_cpu_supports("avx512vnni")) return (edx & kAmxTile) != 0 ? "avx512_amx" : "avx512_vnni";
   if (__builtin_cpu_supports("avx512bw")) return "avx512";
   if (__builtin_cpu_supports("avx2")) return "avx2";

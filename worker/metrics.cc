@@ -18,6 +18,8 @@ using prometheus::BuildCounter;
 using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 
+constexpr absl::string_view kPrefix = "EXIT_CAUSE_";
+
 // Connects and hangs up.
 void Poke(int port) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -33,7 +35,6 @@ void Poke(int port) {
 }  // namespace
 
 std::string CauseName(v1::ExitCause cause) {
-  constexpr absl::string_view kPrefix = "EXIT_CAUSE_";
   const std::string name = v1::ExitCause_Name(cause);
   return absl::AsciiStrToLower(name.size() > kPrefix.size() ? name.substr(kPrefix.size()) : "unknown");
 }

@@ -105,7 +105,6 @@ class TrainerProcess : public std::enable_shared_from_this<TrainerProcess> {
   boost::asio::steady_timer watch_timer_;
   int64_t pid_ = -1;
   bool reaped_ = false;
-  bool abandoned_ = false;
 
   TrainerFrameDecoder decoder_;
   std::vector<char> socket_buffer_;

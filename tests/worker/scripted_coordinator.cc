@@ -8,6 +8,7 @@
 namespace bitstair::worker {
 
 constexpr std::chrono::seconds kPatience{15};
+constexpr size_t kChunk = 100'000;
 
 bool MemoryArtifacts::TakeBreak(int64_t* after) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -73,7 +74,6 @@ grpc::Status MemoryArtifacts::DownloadArtifact(grpc::ServerContext*, const v1::D
   }
   int64_t after = 0;
   const bool breaks = TakeBreak(&after);
-  constexpr size_t kChunk = 100'000;
   for (size_t at = static_cast<size_t>(request->offset()); at < bytes.size(); at += kChunk) {
     if (breaks && static_cast<int64_t>(at) - request->offset() >= after) return grpc::Status(grpc::UNAVAILABLE, "broken on purpose");
     v1::DownloadArtifactResponse response;

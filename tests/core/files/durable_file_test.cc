@@ -16,6 +16,8 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
+constexpr uid_t kNobody = 65534;
+
 class DurableFileTest : public testing::Test {
  protected:
   DurableFileTest() {
@@ -33,7 +35,6 @@ class DurableFileTest : public testing::Test {
     if (geteuid() != 0) return check();
     const pid_t child = fork();
     if (child == 0) {
-      constexpr uid_t kNobody = 65534;
       if (setgid(kNobody) != 0 || setuid(kNobody) != 0) _exit(3);
       _exit(check() ? 0 : 1);
     }
