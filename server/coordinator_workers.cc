@@ -186,7 +186,9 @@ void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolv
     answer.digest = resolved.digest();
     const std::string& name = entry->job.record.spec().data().name();
     if (!name.empty()) worker->digests[name] = answer.digest;
-  } else if (!resolved.not_offered()) {
+  } else if (resolved.not_offered()) {
+    answer.absence = Shorten(resolved.error());
+  } else {
     answer.error = resolved.error().empty() ? "the worker sent no digest" : Shorten(resolved.error());
   }
   DataAnswer& known = entry->job.data[worker->id];
@@ -205,7 +207,7 @@ void Coordinator::SettleResolving(JobEntry* entry) {
   if (job.record.state() != v1::JOB_STATE_RESOLVING) return;
   const std::string data = job.record.spec().data().name().empty() ? job.record.spec().data().path() : job.record.spec().data().name();
   int connected = 0, silent = 0;
-  std::vector<std::string> errors;
+  std::vector<std::string> errors, absences;
   for (const auto& [id, worker] : workers_) {
     if (!worker.stream) continue;
     ++connected;
@@ -214,6 +216,8 @@ void Coordinator::SettleResolving(JobEntry* entry) {
       ++silent;
     } else if (!answer->second.error.empty()) {
       errors.push_back(absl::StrCat("worker ", ShownName(worker.hello), ": ", answer->second.error));
+    } else if (!answer->second.absence.empty() && absences.size() < 3) {
+      absences.push_back(absl::StrCat("worker ", ShownName(worker.hello), ": ", answer->second.absence));
     }
   }
   std::string reason;
@@ -224,7 +228,7 @@ void Coordinator::SettleResolving(JobEntry* entry) {
   } else if (!errors.empty()) {
     return Handle(entry, DataRejected{Shorten(absl::StrCat("data set ", data, ": ", absl::StrJoin(errors, "; ")))});
   } else {
-    reason = absl::StrCat("no worker offers data set ", data);
+    reason = absl::StrCat("no worker offers data set ", data, absences.empty() ? "" : " (", absl::StrJoin(absences, "; "), absences.empty() ? "" : ")");
   }
   if (job.waits_for == reason) return;
   job.waits_for = reason;

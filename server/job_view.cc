@@ -27,7 +27,7 @@ v1::Stage MakeStageView(const Job& job, const Stage& stage) {
   for (const auto& rank : record.ranks()) {
     auto* placement = view.add_placement();
     placement->set_rank(rank.rank());
-    placement->set_worker(absl::StrCat("workers/", rank.worker_id()));
+    placement->set_worker(absl::StrCat("workers/", rank.worker_name().empty() ? rank.worker_id() : rank.worker_name()));
   }
   if (record.has_start_time()) *view.mutable_start_time() = record.start_time();
   if (record.has_end_time()) *view.mutable_end_time() = record.end_time();
