@@ -62,8 +62,8 @@ struct Stage {
 // What a worker said about a job's data set.
 struct DataAnswer {
   std::string absence;  // why the worker does not offer it at all
-  std::string digest;  // or:
-  std::string error;   // or: not offered
+  std::string digest;   // or:
+  std::string error;    // or: not offered
   bool operator==(const DataAnswer&) const = default;
 };
 

@@ -29,14 +29,16 @@ std::string TypeName(const FieldDescriptor& field) {
 }
 
 void AddEnum(const EnumDescriptor& type, std::set<std::string>* lines) {
-  for (int i = 0; i < type.value_count(); ++i) lines->insert(absl::StrCat("value ", type.full_name(), " ", type.value(i)->name(), " = ", type.value(i)->number()));
+  for (int i = 0; i < type.value_count(); ++i)
+    lines->insert(absl::StrCat("value ", type.full_name(), " ", type.value(i)->name(), " = ", type.value(i)->number()));
 }
 
 void AddMessage(const Descriptor& message, std::set<std::string>* lines) {
   for (int i = 0; i < message.field_count(); ++i) {
     const FieldDescriptor& field = *message.field(i);
     const std::string oneof = field.real_containing_oneof() != nullptr ? absl::StrCat(" in ", field.real_containing_oneof()->name()) : "";
-    lines->insert(absl::StrCat("field ", message.full_name(), ".", field.name(), " = ", field.number(), field.is_repeated() ? " repeated " : " ", TypeName(field), oneof));
+    lines->insert(absl::StrCat("field ", message.full_name(), ".", field.name(), " = ", field.number(), field.is_repeated() ? " repeated " : " ",
+                               TypeName(field), oneof));
   }
   for (int i = 0; i < message.nested_type_count(); ++i) AddMessage(*message.nested_type(i), lines);
   for (int i = 0; i < message.enum_type_count(); ++i) AddEnum(*message.enum_type(i), lines);

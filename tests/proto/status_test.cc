@@ -17,7 +17,9 @@ TEST(StatusTest, FieldViolationsAndReasonSurviveTheWire) {
   EXPECT_EQ(violations[1].description, "is 0");
 }
 
-TEST(StatusTest, AnErrorWithoutReasonCarriesItsCodeAsReason) { EXPECT_EQ(GetReason(FromGrpc(ToGrpc(absl::NotFoundError("no job x")))), "NOT_FOUND"); }
+TEST(StatusTest, AnErrorWithoutReasonCarriesItsCodeAsReason) {
+  EXPECT_EQ(GetReason(FromGrpc(ToGrpc(absl::NotFoundError("no job x")))), "NOT_FOUND");
+}
 
 TEST(StatusTest, OkStaysOk) {
   EXPECT_TRUE(ToGrpc(absl::OkStatus()).ok());
