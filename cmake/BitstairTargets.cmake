@@ -6,6 +6,7 @@ target_include_directories(bitstair_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(bitstair_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-restrict -ffp-contract=off)
 if(BITSTAIR_SANITIZE)
   add_compile_options(-fsanitize=${BITSTAIR_SANITIZE} -fno-omit-frame-pointer)
+  add_compile_options(-Wno-maybe-uninitialized)  # GCC 12 says it of std::optional in libraries' headers once it is instrumented
   if(BITSTAIR_SANITIZE STREQUAL thread)
     add_compile_options(-Wno-tsan)  # Asio 1.74 uses a fence, which GCC says it does not model
   endif()
