@@ -45,7 +45,17 @@ if(BITSTAIR_TORCH)
   add_library(bitstair_torch INTERFACE)
   target_compile_options(bitstair_torch INTERFACE "SHELL:-idirafter ${BITSTAIR_TORCH_DIR}/include" "SHELL:-idirafter ${BITSTAIR_TORCH_DIR}/include/torch/csrc/api/include")
   target_compile_definitions(bitstair_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
-  target_link_libraries(bitstair_torch INTERFACE ${BITSTAIR_TORCH_DIR}/lib/libtorch_cpu.so ${BITSTAIR_TORCH_DIR}/lib/libc10.so)
+  # at::parallel_for lives in a header and is a plain loop unless it is compiled for OpenMP.
+  target_compile_options(bitstair_torch INTERFACE -fopenmp)
+  target_link_libraries(bitstair_torch INTERFACE ${BITSTAIR_TORCH_DIR}/lib/libtorch_cpu.so ${BITSTAIR_TORCH_DIR}/lib/libc10.so gomp)
+
+  # oneDNN for the convolutions of core/kernels: LibTorch's own copy is hidden inside it. Built for the same OpenMP runtime, which LibTorch brings along
+  # (docs/adr/0005).
+  find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp PATHS ${BITSTAIR_DEPS}/onednn/onednn_devel_cpu_gomp-2023.2.0.data/data/include REQUIRED NO_DEFAULT_PATH)
+  find_file(ONEDNN_LIBRARY libdnnl.so.3 PATHS ${BITSTAIR_DEPS}/onednn/onednn_cpu_gomp-2023.2.0.data/data/lib REQUIRED NO_DEFAULT_PATH)
+  add_library(bitstair_onednn INTERFACE)
+  target_compile_options(bitstair_onednn INTERFACE "SHELL:-isystem ${ONEDNN_INCLUDE_DIR}")
+  target_link_libraries(bitstair_onednn INTERFACE ${ONEDNN_LIBRARY})
 endif()
 
 if(BITSTAIR_CUDA)

@@ -150,7 +150,7 @@ class Resolver {
     Choice("activation_calibration", spec_.activation_calibration(), v1::ACTIVATION_CALIBRATION_PERCENTILE, v1::ActivationCalibration_IsValid,
            [&](auto v) { spec_.set_activation_calibration(v); });
     Choice("schedule", spec_.schedule(), v1::SCHEDULE_SCOPE_CHAIN, v1::ScheduleScope_IsValid, [&](auto v) { spec_.set_schedule(v); });
-    Choice("numerics", spec_.numerics(), v1::NUMERICS_REFERENCE, v1::Numerics_IsValid, [&](auto v) { spec_.set_numerics(v); });
+    Choice("numerics", spec_.numerics(), v1::NUMERICS_FAST, v1::Numerics_IsValid, [&](auto v) { spec_.set_numerics(v); });
     if (!spec_.has_calibration_percentile()) spec_.set_calibration_percentile(99.9);
     if (!(spec_.calibration_percentile() > 50 && spec_.calibration_percentile() <= 100)) {
       Fault("calibration_percentile", absl::StrCat("is ", spec_.calibration_percentile(), "; must be above 50 and at most 100"));

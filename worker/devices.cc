@@ -15,7 +15,7 @@ namespace bitstair::worker {
 namespace {
 
 constexpr char kLibTorchVersion[] = "2.11.0";
-constexpr int kNumericsVersion = 1;
+constexpr int kNumericsVersion = 2;
 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 constexpr int kMajor = 75;
 constexpr int kMinor = 76;
@@ -67,7 +67,11 @@ std::string InstructionSet() {
   unsigned ecx = 0;
   unsigned edx = 0;
   __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
-  if (__builtin_cpu_supports("avx512vnni")) return (edx & kAmxTile) != 0 ? "avx512_amx" : "avx512_vnni";
+  if (__builtin_cpu_supports("avx512vnni")) {
+    // As FastFloat() of core/kernels/convolution.h chooses the type of gradients.
+    if ((edx & kAmxTile) != 0) return "avx512_amx";
+    return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16") ? "avx512_bf16" : "avx512_vnni";
+  }
   if (__builtin_cpu_supports("avx512bw")) return "avx512";
   if (__builtin_cpu_supports("avx2")) return "avx2";
   return "x86_64";

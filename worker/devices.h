@@ -27,7 +27,7 @@ int UsableCores();
 // `slots` CPU slots, each with an equal share of `cores`, at least one thread.
 std::vector<v1::Slot> CpuSlots(int slots, int cores);
 
-// "cpu-avx512_vnni-threads1-libtorch2.11.0-numerics1"
+// "cpu-avx512_vnni-threads1-libtorch2.11.0-numerics2"
 std::string NumericProfile(const std::string& device, int threads);
 
 }  // namespace bitstair::worker

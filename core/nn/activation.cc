@@ -95,15 +95,28 @@ Features Activation::Forward(const at::Tensor& x) const {
   return {std::move(codes), result.scale, quantizer_->greatest_code()};
 }
 
-Features MaxPool2d(const Features& features, int64_t size) {
+FastActivation Activation::fast() const {
+  return {function_ == ActivationFunction::kRelu, quantizer_ ? quantizer_->greatest_code() : 0};
+}
+
+Features MaxPool2d(const Features& features, int64_t size, int64_t stride, int64_t padding) {
+  if (features.fast) return FastMaxPool(features, size, stride, padding);
+  if (stride != size || padding != 0) return {at::max_pool2d(features.tensor, size, stride, padding), features.scale, features.greatest_code};
   return {MaxPooling::apply(features.tensor, size), features.scale, features.greatest_code};
 }
 
+Features Flatten(const Features& features) {
+  if (features.fast) return FastFlatten(features);
+  return {features.tensor.flatten(1), features.scale, features.greatest_code};
+}
+
 Features GlobalAveragePool(const Features& features) {
+  if (features.fast) return {FastAveragePool(features), 1, 0};
   return {Values(features).mean({2, 3}), 1, 0};
 }
 
 Features PaddedShortcut(const Features& features, int64_t channels, int64_t stride) {
+  if (features.fast) return FastPaddedShortcut(features, channels, stride);
   const int64_t missing = channels - features.tensor.size(1);
   TORCH_CHECK(missing >= 0, "option A cannot take channels away");
   const at::Tensor thinned = features.tensor.slice(2, 0, std::nullopt, stride).slice(3, 0, std::nullopt, stride);
@@ -111,6 +124,7 @@ Features PaddedShortcut(const Features& features, int64_t channels, int64_t stri
 }
 
 at::Tensor Values(const Features& features) {
+  if (features.fast) return FastAveragePool(features);
   return features.scale == 1 ? features.tensor : features.tensor * features.scale;
 }
 

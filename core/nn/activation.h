@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "core/nn/fast_layers.h"
 #include "core/nn/features.h"
 #include "core/nn/network_config.h"
 #include "core/quant/quantizer.h"
@@ -19,13 +20,19 @@ class Activation {
   // x: [N, C, ...], the network's dtype. Differentiable.
   Features Forward(const at::Tensor& x) const;
 
+  // The same for numerics fast, where the batch norm before it does the work.
+  FastActivation fast() const;
+
  private:
   ActivationFunction function_;
   std::shared_ptr<const ActivationQuantizer> quantizer_;  // shared with the autograd graph, which may outlive this layer
 };
 
-// Window and stride `size`, no padding; after quantising, so it picks among codes. Gradient: to the first maximum in row-major window order.
-Features MaxPool2d(const Features& features, int64_t size);
+// After quantising, so it picks among codes. Padding never wins. Gradient: to the first maximum in row-major window order.
+Features MaxPool2d(const Features& features, int64_t size, int64_t stride, int64_t padding);
+
+// [N, C, H, W] -> [N, C H W].
+Features Flatten(const Features& features);
 
 // Mean over height and width of the values: [N, C].
 Features GlobalAveragePool(const Features& features);
@@ -33,7 +40,7 @@ Features GlobalAveragePool(const Features& features);
 // Option A of ResNet's shortcuts: every stride-th row and column, new channels (half before, half behind) hold code 0.
 Features PaddedShortcut(const Features& features, int64_t channels, int64_t stride);
 
-// scale * tensor, where that is not the tensor itself.
+// scale * tensor, where that is not the tensor itself. Numerics fast: only for features of one position, [N, C].
 at::Tensor Values(const Features& features);
 
 }  // namespace bitstair::core

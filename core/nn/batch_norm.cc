@@ -107,14 +107,18 @@ at::Tensor BatchNorm::Forward(const Sums& sums, const Features* shortcut, bool t
     return x;
   }
   const int64_t per_channel = s.numel() / gamma_.numel();
-  const auto count = static_cast<double>(per_channel);
-  TORCH_CHECK(per_channel > 1, name_, ": batch statistics need more than one value per channel, got a batch of shape ", s.sizes());
   at::Tensor mean = ChannelVector(gamma_.numel());
   at::Tensor variance = ChannelVector(gamma_.numel());
   BatchNormStatistics(s, sums.bound, mean, variance);
-  running_mean_.mul_(1 - kMomentum).add_(mean * (sums.scale * kMomentum));
-  running_variance_.mul_(1 - kMomentum).add_(variance * (sums.scale * sums.scale * kMomentum * (count / (count - 1))));
+  UpdateStatistics(mean, variance, sums.scale, per_channel);
   return BatchNormOfSums::apply(s, gamma_, beta_, add, mean, variance, sums.scale, shortcut_scale);
+}
+
+void BatchNorm::UpdateStatistics(const at::Tensor& mean, const at::Tensor& variance, double sum_scale, int64_t per_channel) {
+  TORCH_CHECK(per_channel > 1, name_, ": batch statistics need more than one value per channel, got ", per_channel);
+  const auto count = static_cast<double>(per_channel);
+  running_mean_.mul_(1 - kMomentum).add_(mean * (sum_scale * kMomentum));
+  running_variance_.mul_(1 - kMomentum).add_(variance * (sum_scale * sum_scale * kMomentum * (count / (count - 1))));
 }
 
 void BatchNorm::AddParameters(std::vector<Parameter>& parameters) const {

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "core/nn/fast_layers.h"
 #include "core/nn/features.h"
 #include "core/nn/network.h"
 
@@ -22,6 +23,10 @@ class BatchNorm {
   // x = gamma (y - mean) / sqrt(variance + epsilon) + beta with y = sums.scale * S, plus the shortcut's value: [N, C, ...] of the network's dtype.
   // training: statistics of the batch, which move the running statistics, and gradients by S, gamma, beta and the shortcut's tensor.
   at::Tensor Forward(const Sums& sums, const Features* shortcut, bool training);
+
+  // The same for numerics fast: what nn/fast_layers.h needs, and the update of the running statistics by a batch's moments of S.
+  FastNorm fast() const { return {name_, gamma_, beta_, running_mean_, running_variance_}; }
+  void UpdateStatistics(const at::Tensor& mean, const at::Tensor& variance, double sum_scale, int64_t per_channel);
 
   void AddParameters(std::vector<Parameter>& parameters) const;  // NAME.weight, NAME.bias
   void AddBuffers(std::vector<Buffer>& buffers) const;           // NAME.running_mean, NAME.running_var (of y), float64

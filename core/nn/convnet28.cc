@@ -32,10 +32,9 @@ class ConvNet28 final : public LayeredNetwork {
  protected:
   at::Tensor Logits(const Features& images, bool training) override {
     Features x = Normalize(bn1_, activation_, 0, conv1_.Forward(images), nullptr, training);
-    x = Normalize(bn2_, activation_, 1, conv2_.Forward(MaxPool2d(x, 2)), nullptr, training);
-    x = Normalize(bn3_, activation_, 2, conv3_.Forward(MaxPool2d(x, 2)), nullptr, training);
-    x = MaxPool2d(x, 2);
-    x.tensor = x.tensor.flatten(1);
+    x = Normalize(bn2_, activation_, 1, conv2_.Forward(MaxPool2d(x, 2, 2, 0)), nullptr, training);
+    x = Normalize(bn3_, activation_, 2, conv3_.Forward(MaxPool2d(x, 2, 2, 0)), nullptr, training);
+    x = Flatten(MaxPool2d(x, 2, 2, 0));
     x = Normalize(bn4_, last_activation_, 3, fc1_.Forward(x), nullptr, training);
     return fc2_.Forward(x);
   }

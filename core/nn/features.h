@@ -5,16 +5,22 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include <ATen/core/Tensor.h>
 
 namespace bitstair::core {
+
+// The halves of numerics "fast" (nn/fast_layers.h): where they are set, `tensor` is not.
+struct FastFeatures;
+struct FastSums;
 
 // Activations [N, C, H, W] or [N, C], contiguous, the network's dtype; value = scale * tensor.
 struct Features {
   at::Tensor tensor;
   double scale = 1;
   int64_t greatest_code = 0;  // tensor holds integers in [0, greatest_code]; 0: floats
+  std::shared_ptr<FastFeatures> fast = nullptr;
 };
 
 // What a convolution or linear layer gives before normalisation; value = scale * tensor.
@@ -22,6 +28,7 @@ struct Sums {
   at::Tensor tensor;  // the network's dtype, or float64 where bound >= 2^24
   double scale = 1;
   int64_t bound = 0;  // tensor holds integers of at most this magnitude; 0: floats
+  std::shared_ptr<FastSums> fast = nullptr;
 };
 
 // Integers up to this magnitude and all sums on the way to them are exact in float32.

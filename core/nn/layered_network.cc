@@ -22,7 +22,7 @@ at::Tensor LayeredNetwork::Forward(const at::Tensor& images, bool training) {
               images.sizes());
   TORCH_CHECK(images.scalar_type() == config_.dtype, config_.network, " computes in ", config_.dtype, ", got images of ", images.scalar_type());
   const at::AutoGradMode grad_mode(training);
-  return Logits({images.contiguous(), 1, 0}, training);
+  return Logits(config_.numerics == Numerics::kFast ? FastImages(images) : Features{images.contiguous(), 1, 0}, training);
 }
 
 at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread) {
@@ -98,9 +98,41 @@ size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> resto
 }
 
 Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training) {
-  Features features = activation.Forward(norm.Forward(sums, shortcut, training));
-  if (observer_) observer_(group, Values(features));
+  Features features =
+      sums.fast ? NormalizeFast(norm, activation, sums, shortcut, nullptr, nullptr, training) : activation.Forward(norm.Forward(sums, shortcut, training));
+  Observe(group, features);
   return features;
+}
+
+Features LayeredNetwork::NormalizeSum(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, BatchNorm& shortcut_norm,
+                                      const Sums& shortcut_sums, bool training) {
+  Features features;
+  if (sums.fast) {
+    features = NormalizeFast(norm, activation, sums, nullptr, &shortcut_norm, &shortcut_sums, training);
+  } else {
+    const Features shortcut{shortcut_norm.Forward(shortcut_sums, nullptr, training), 1, 0};
+    features = activation.Forward(norm.Forward(sums, &shortcut, training));
+  }
+  Observe(group, features);
+  return features;
+}
+
+Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activation, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
+                                       const Sums* shortcut_sums, bool training) {
+  const auto update = [&](BatchNorm& of, const Sums& s) {
+    of.UpdateStatistics(s.fast->mean, s.fast->variance, s.scale, s.fast->sums.numel() / s.fast->sums.size(3));
+  };
+  if (training) update(norm, sums);
+  if (training && shortcut_norm != nullptr) update(*shortcut_norm, *shortcut_sums);
+  const FastNorm own = norm.fast();
+  FastNorm other;
+  if (shortcut_norm != nullptr) other = shortcut_norm->fast();
+  return FastNormalize(own, sums, shortcut, shortcut_norm != nullptr ? &other : nullptr, shortcut_sums, activation.fast(), training);
+}
+
+void LayeredNetwork::Observe(size_t group, const Features& features) const {
+  if (!observer_) return;
+  observer_(group, features.fast ? features.fast->numbers.to(at::kFloat).mul_(features.scale) : Values(features));
 }
 
 at::Tensor LayeredNetwork::Linear::Forward(const Features& features) const {

@@ -50,7 +50,14 @@ class LayeredNetwork : public Network {
   // activation(norm(sums) + shortcut), shown to the observer.
   Features Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training);
 
+  // The same with a convolution shortcut that has a batch norm of its own.
+  Features NormalizeSum(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, BatchNorm& shortcut_norm, const Sums& shortcut_sums,
+                        bool training);
+
  private:
+  Features NormalizeFast(BatchNorm& norm, const Activation& activation, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
+                         const Sums* shortcut_sums, bool training);
+  void Observe(size_t group, const Features& features) const;
   enum class Distribution { kNormal, kUniform };
   // Normal: standard deviation `spread`; uniform: (-spread, spread).
   at::Tensor InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread);

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/nn/convnet28.h"
 #include "core/nn/resnet.h"
+#include "core/nn/resnet_imagenet.h"
 #include "core/quant/quantizer.h"
 
 namespace bitstair::core {
@@ -17,6 +18,7 @@ struct NetworkFamily {
 // To add a network: one header, one source, one line here.
 constexpr NetworkFamily kNetworks[] = {
     {"convnet28", MakeConvNet28},
+    {"resnet18", MakeResNet18},
     {"resnet20", MakeResNet20},
 };
 
@@ -33,6 +35,9 @@ absl::Status CheckConfig(const NetworkConfig& config) {
   }
   if (config.dtype != c10::ScalarType::Float && config.dtype != c10::ScalarType::Double) {
     return absl::InvalidArgumentError("networks compute in float32 or float64");
+  }
+  if (config.numerics == Numerics::kFast && config.dtype != c10::ScalarType::Float) {
+    return absl::InvalidArgumentError("numerics \"fast\" takes float32 networks only");
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,10 @@ namespace bitstair::core {
 
 enum class ActivationFunction { kRelu, kClip };
 
+// kReference: DESIGN section 4, plain float tensors in autograd. kFast: integers and fused kernels (nn/fast_layers.h), float32 networks only. The codes of each
+// layer are equal for equal input codes, weights and statistics.
+enum class Numerics { kReference, kFast };
+
 struct NetworkConfig {
   std::string network;  // "convnet28", "resnet20"
   int image_channels = 0;
@@ -25,6 +29,7 @@ struct NetworkConfig {
   bool detach_weight_max = false;
   bool quantize_last_activation = false;
   uint64_t seed = 1;
+  Numerics numerics = Numerics::kReference;
   // kFloat, or kDouble to run wholly in float64 for parity tests.
   c10::ScalarType dtype = c10::ScalarType::Float;
 };

@@ -1,6 +1,7 @@
 #include "core/nn/quantized_conv2d.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace bitstair::core {
@@ -42,10 +43,16 @@ class ConvolutionOnCodes : public torch::autograd::Function<ConvolutionOnCodes> 
 }  // namespace
 
 QuantizedConv2d::QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding)
-    : weight_(std::move(weight)), stride_(stride), padding_(padding) {}
+    : weight_(std::move(weight)), stride_(stride), padding_(padding) {
+  const at::Tensor& w = weight_->leaf();
+  fast_ = std::make_unique<FastConvolution>(ConvolutionShape{w.size(1), w.size(0), w.size(2), stride, padding});
+}
 
 Sums QuantizedConv2d::Forward(const Features& features) const {
   const at::Tensor& operand = weight_->operand();
+  if (features.fast) {
+    return FastConvolve(*fast_, features, operand, weight_->leaf(), weight_->scale(), weight_->greatest_code(), at::GradMode::is_enabled());
+  }
   Sums out;
   out.bound = SumBound(operand.numel() / operand.size(0), features.greatest_code, weight_->greatest_code());
   out.scale = features.scale * weight_->scale();

@@ -1,10 +1,11 @@
-// Convolution on codes, reference numerics: integer-valued float32 in ATen while B < 2^24, float64 from there on. Exact either way.
+// Convolution on codes. Reference numerics: integer-valued float32 in ATen while B < 2^24, float64 from there on; fast: nn/fast_layers.h. Exact either way.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
 
+#include "core/nn/fast_layers.h"
 #include "core/nn/features.h"
 #include "core/nn/weight.h"
 
@@ -25,6 +26,7 @@ class QuantizedConv2d {
   std::unique_ptr<Weight> weight_;
   int64_t stride_;
   int64_t padding_;
+  std::unique_ptr<FastConvolution> fast_;  // an address that backward passes may keep
 };
 
 }  // namespace bitstair::core

@@ -1,6 +1,7 @@
 #include "core/nn/quantized_linear.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace bitstair::core {
@@ -36,10 +37,16 @@ class LinearOnCodes : public torch::autograd::Function<LinearOnCodes> {
 
 }  // namespace
 
-QuantizedLinear::QuantizedLinear(std::unique_ptr<Weight> weight) : weight_(std::move(weight)) {}
+QuantizedLinear::QuantizedLinear(std::unique_ptr<Weight> weight) : weight_(std::move(weight)) {
+  const at::Tensor& w = weight_->leaf();
+  fast_ = std::make_unique<FastConvolution>(ConvolutionShape{w.size(1), w.size(0), 1, 1, 0});
+}
 
 Sums QuantizedLinear::Forward(const Features& features) const {
   const at::Tensor& operand = weight_->operand();
+  if (features.fast) {
+    return FastConvolve(*fast_, features, operand, weight_->leaf(), weight_->scale(), weight_->greatest_code(), at::GradMode::is_enabled());
+  }
   Sums out;
   out.bound = SumBound(operand.size(1), features.greatest_code, weight_->greatest_code());
   out.scale = features.scale * weight_->scale();

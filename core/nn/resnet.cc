@@ -37,7 +37,7 @@ class CifarResNet final : public LayeredNetwork {
     for (Block& block : blocks_) {
       const bool last = &block == &blocks_.back();
       const Features inner = Normalize(block.bn1, activation_, block.inner_group, block.conv1.Forward(x), nullptr, training);
-      const bool same_shape = block.stride == 1 && x.tensor.size(1) == block.channels;
+      const bool same_shape = block.stride == 1 && block.in_channels == block.channels;
       const Features shortcut = same_shape ? x : PaddedShortcut(x, block.channels, block.stride);
       x = Normalize(block.bn2, last ? last_activation_ : activation_, stream_, block.conv2.Forward(inner), &shortcut, training);
     }
@@ -47,6 +47,7 @@ class CifarResNet final : public LayeredNetwork {
  private:
   struct Block {
     std::string name;  // "layer1.0"
+    int64_t in_channels;
     int64_t channels;
     int64_t stride;
     QuantizedConv2d conv1;
@@ -65,8 +66,9 @@ class CifarResNet final : public LayeredNetwork {
         const std::string name = absl::StrCat("layer", stage + 1, ".", i);
         const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
         // Braces evaluate in order, so parameters are listed as torchvision lists them.
-        blocks.push_back(Block{name, channels, stride, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true), MakeBatchNorm(name + ".bn1", channels),
-                               MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1, true), MakeBatchNorm(name + ".bn2", channels)});
+        blocks.push_back(Block{name, in, channels, stride, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true),
+                               MakeBatchNorm(name + ".bn1", channels), MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1, true),
+                               MakeBatchNorm(name + ".bn2", channels)});
         in = channels;
       }
     }

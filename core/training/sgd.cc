@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "core/kernels/sgd.h"
 #include "core/quant/quantizer.h"
 
 namespace bitstair::core {
@@ -20,10 +21,7 @@ void Sgd::Step(double learning_rate) {
     at::Tensor grad = p.leaf.grad();
     if (p.quantizer != nullptr) grad = p.quantizer->Backward(latent, grad);
     const double decay = p.batch_norm && !options_.decay_batch_norm ? 0 : options_.weight_decay;
-    if (decay != 0) grad = grad.add(latent, decay);
-    at::Tensor& v = momentum_[i];
-    v.mul_(options_.momentum).add_(grad);
-    latent.add_(options_.nesterov ? grad.add(v, options_.momentum) : v, -learning_rate);
+    UpdateSgd(grad.contiguous(), {learning_rate, options_.momentum, decay, options_.nesterov}, latent, momentum_[i]);
     p.leaf.mutable_grad().reset();
   }
 }

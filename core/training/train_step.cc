@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "absl/strings/str_cat.h"
+#include "core/nn/fast_layers.h"
 
 namespace bitstair::core {
 namespace {
@@ -33,7 +34,12 @@ absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_ra
   network_->QuantizeWeights();
   gradients_->PrepareForward();
   const at::Tensor images = batch.images.to(network_->config().dtype);
-  const at::Tensor logits = network_->Forward(images, /*training=*/true);
+  at::Tensor logits;
+  try {
+    logits = network_->Forward(images, /*training=*/true);
+  } catch (const NotANumber& error) {
+    return absl::InternalError(absl::StrCat("batch ", batch.index, ": ", error.what(), "; ", WhereNotFinite(*network_, images)));
+  }
   const at::Tensor loss = at::cross_entropy_loss(logits, batch.labels);
 
   StepResult result;

@@ -20,7 +20,8 @@ class TrainStep {
   // Borrows all three.
   TrainStep(Network* network, Sgd* sgd, GradientSink* gradients);
 
-  // INTERNAL if the loss is not finite (the weights are then unchanged). c10::Error passes through when a peer is lost.
+  // INTERNAL, naming batch and layer, if the loss is not finite or, in numerics fast, an activation is not a number (the weights are then unchanged).
+  // c10::Error passes through when a peer is lost.
   absl::StatusOr<StepResult> Run(const Batch& batch, double learning_rate);
 
  private:

@@ -35,7 +35,7 @@ TEST(JobSpecTest, WritesEveryDefaultOut) {
   EXPECT_TRUE(spec->decay_batch_norm());
   EXPECT_EQ(spec->quantizer(), "dorefa");
   EXPECT_TRUE(spec->has_detach_weight_max() && !spec->detach_weight_max());
-  EXPECT_EQ(spec->numerics(), v1::NUMERICS_REFERENCE);
+  EXPECT_EQ(spec->numerics(), v1::NUMERICS_FAST);
   EXPECT_TRUE(spec->checkpoint().every_epoch());
   EXPECT_TRUE(spec->checkpoint().has_every_steps());
   EXPECT_EQ(spec->max_attempts(), 3);

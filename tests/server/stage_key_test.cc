@@ -66,19 +66,19 @@ TEST(StageKeyTest, GoldenDocument) {
   EXPECT_EQ(
       StageKeyDocument(stages[1], "PARENT"),
       R"({"activation":"clip","activation_bits":32,"calibration_percentile":99.9,"data":{"augmentation":"none","sha256":")" + testing::kDigestA +
-          R"("},"decay_batch_norm":true,"epochs":2,"images_per_rank":64,"momentum":0.9,"nesterov":true,"network":"convnet28","numerics":"reference",)"
-          R"("numerics_version":1,"parents":["PARENT"],"quantizer":"dorefa","ranks":2,"schedule":{"epochs":8,"kind":"cosine","learning_rate":0.02,"offset":0},)"
+          R"("},"decay_batch_norm":true,"epochs":2,"images_per_rank":64,"momentum":0.9,"nesterov":true,"network":"convnet28","numerics":"fast",)"
+          R"("numerics_version":2,"parents":["PARENT"],"quantizer":"dorefa","ranks":2,"schedule":{"epochs":8,"kind":"cosine","learning_rate":0.02,"offset":0},)"
           R"("seed":"1","weight_bits":8,"weight_decay":0.0001})");
 }
 
 // These name training runs in stores and artifact folders that exist. A change here makes every finished stage run again.
 TEST(StageKeyTest, GoldenKeys) {
   const std::map<std::string, std::string> expected = {
-      {"W32A32", "6b19b45c6c5ab0beeeb45e31db1b88644b5d5a82786f5ff7e788df1faea88056"},
-      {"W8A32", "ed7d181fdef2074d324e39c7b1570e404d1b5fa8dea0fba89b446eadcd2a445e"},
-      {"W8A8", "51407cbd269dacd8c3bd8033c58b66a3675c12b4d8098372e291fd09cdb2827f"},
-      {"W4A8", "f8f0ee49d2634a3c3b32e7d279b429292338dfa2abb5bd6b5e0a6ec95f8c271f"},
-      {"W4A4", "86be86db73da4db3652c5fb761ed562a3f58cad52063e2d9c48d5f07c9ea2377"},
+      {"W32A32", "0793c6176f1342188d590d7c73e448487f4bb485134f0f33494cd8e0a5823718"},
+      {"W8A32", "4196e55b8254bd7b0ae1fd1a293759aeec8f8dce44b3575d33a54da2470a50e4"},
+      {"W8A8", "a12b03203b1afb907d4b2a0d8350655ea5a7b5fa65be5e2c2df89b4679b9b8eb"},
+      {"W4A8", "448aaffd7353aea913b76d0ba7d5cc670b542497f4631c0a6bd5b3d1ad165830"},
+      {"W4A4", "1d7e0ed9ab40cd9385e6d6923bcc501dc0bf446370959c086d019168421d7a49"},
   };
   EXPECT_EQ(Keys(testing::SmallSpec()), expected);
 }

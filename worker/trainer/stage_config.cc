@@ -27,8 +27,7 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
     return wrong("spec.batch_size ", spec.batch_size(), " is not a multiple of ", spec.ranks(), " ranks");
   if (spec.data().train_limit() < 0 || spec.data().test_limit() < 0) return wrong("spec.data limits below zero");
   if (spec.checkpoint().every_steps() < 0) return wrong("spec.checkpoint.every_steps ", spec.checkpoint().every_steps());
-  if (spec.numerics() != v1::NUMERICS_REFERENCE && spec.numerics() != v1::NUMERICS_UNSPECIFIED)
-    return wrong("spec.numerics ", v1::Numerics_Name(spec.numerics()));
+  if (!v1::Numerics_IsValid(spec.numerics())) return wrong("spec.numerics ", static_cast<int>(spec.numerics()));
   if (start.checkpoint_dir().empty()) return wrong("checkpoint_dir is empty");
   if (!spec.parent().empty() && start.parent_path().empty() && start.resume_path().empty())
     return wrong("stage ", spec.name(), " has a parent, but no checkpoint of it came");
@@ -49,6 +48,7 @@ core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::Image
   config.detach_weight_max = spec.detach_weight_max();
   config.quantize_last_activation = spec.quantize_last_activation();
   config.seed = spec.seed();
+  config.numerics = spec.numerics() == v1::NUMERICS_FAST ? core::Numerics::kFast : core::Numerics::kReference;
   return config;
 }
 

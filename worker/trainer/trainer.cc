@@ -15,6 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/kernels/convolution.h"
+#include "core/kernels/fused/fused_norm.h"
 #include "core/training/evaluate.h"
 #include "core/training/schedule.h"
 #include "worker/trainer/stage_config.h"
@@ -39,6 +41,13 @@ std::vector<std::vector<double>> Exchange(ProcessGroup& group, const std::vector
   std::vector<std::vector<double>> all;
   for (const at::Tensor& tensor : group.AllGather(own)) all.emplace_back(tensor.const_data_ptr<double>(), tensor.const_data_ptr<double>() + numbers.size());
   return all;
+}
+
+// How the network computes on this processor.
+std::string NumericsName(const core::NetworkConfig& config) {
+  if (config.numerics == core::Numerics::kReference) return "reference";
+  return absl::StrCat("fast (gradients in ", core::FastFloat() == at::kFloat ? "float32" : "bfloat16", ", 8-bit sums ",
+                      core::IntegerSumsAreExact(255, 127) ? "whole" : "in two halves", ", lanes ", core::LanesName(), ")");
 }
 
 // In rank order: the same sum on all ranks, whatever the algorithm underneath.
@@ -173,7 +182,8 @@ absl::Status Trainer::Join() {
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (!all[rank].equal(own)) return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " starts from other parameters than rank ", start_.rank()));
   }
-  spdlog::info("{}: rank {} of {}, {} threads, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(), at::get_num_threads(),
+  spdlog::info("{}: rank {} of {}, {} threads, numerics {}, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(),
+               at::get_num_threads(), NumericsName(network_->config()),
                !start_.resume_path().empty()   ? "a checkpoint of its own"
                : !start_.parent_path().empty() ? "its parent"
                                                : "the seed",

@@ -21,7 +21,7 @@ namespace {
 
 constexpr int64_t kCalibrationImages = 2048;
 constexpr int kCalibrationBatch = 128;
-constexpr int kNumericsVersion = 1;  // as in server/stage_key.h
+constexpr int kNumericsVersion = 2;  // as in server/stage_key.h
 
 std::string MomentumName(const std::string& parameter) {
   return absl::StrCat("momentum/", parameter);

@@ -49,7 +49,7 @@ absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec
 // SHA-256 over names, latent weights and momentum. Equal on all ranks at every step.
 std::string ParametersDigest(core::Network& network, core::Sgd& sgd);
 
-// "cpu-avx512-threads1-libtorch2.11.0-numerics1": runs under equal profiles give equal bits (DESIGN section 7).
+// "cpu-avx512-threads1-libtorch2.11.0-numerics2": runs under equal profiles give equal bits (DESIGN section 7).
 std::string NumericProfile(const v1::StartTrainer& start);
 
 }  // namespace bitstair::trainer

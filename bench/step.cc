@@ -1,0 +1,134 @@
+// One participant of `./dev bench step` and `step_memory`: whole training steps of the core on one fixed batch, in the protocol of bench/peers/protocol.py.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <malloc.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <sstream>
+#include <string>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "core/kernels/allocator.h"
+#include "core/nn/network.h"
+#include "core/training/sgd.h"
+#include "core/training/train_step.h"
+
+namespace {
+
+using bitstair::core::Batch;
+
+constexpr int kUnsupported = 3;
+constexpr int kWarmUpSteps = 4;
+constexpr int kMemorySteps = 3;
+
+// Bytes of VmRSS or VmHWM.
+int64_t ResidentBytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(key + ":")) return std::stoll(line.substr(key.size() + 1)) * 1024;
+  }
+  return 0;
+}
+
+struct Trainer {
+  std::unique_ptr<bitstair::core::Network> network;
+  std::unique_ptr<bitstair::core::Sgd> sgd;
+  bitstair::core::LocalGradients gradients;
+  std::unique_ptr<bitstair::core::TrainStep> step;
+  Batch batch;
+
+  Trainer(const bitstair::core::NetworkConfig& config, int64_t images) {
+    auto made = bitstair::core::CreateNetwork(config);
+    if (!made.ok()) throw std::runtime_error(std::string(made.status().message()));
+    network = *std::move(made);
+    sgd = std::make_unique<bitstair::core::Sgd>(network->parameters(), bitstair::core::SgdOptions{});
+    step = std::make_unique<bitstair::core::TrainStep>(network.get(), sgd.get(), &gradients);
+    at::manual_seed(20171101);
+    batch.images = at::randn({images, config.image_channels, config.image_height, config.image_width});
+    batch.labels = at::randint(config.classes, {images}, at::kLong);
+  }
+
+  void Step() {
+    const auto result = step->Run(batch, 0.01);
+    if (!result.ok()) throw std::runtime_error(std::string(result.status().message()));
+  }
+};
+
+bitstair::core::NetworkConfig ConfigOf(const std::string& network, int bits, const std::string& numerics) {
+  bitstair::core::NetworkConfig config;
+  config.network = network;
+  config.image_channels = 3;
+  config.image_height = config.image_width = network == "resnet18" ? 224 : 32;
+  config.classes = network == "resnet18" ? 1000 : 100;
+  config.weight_bits = config.activation_bits = bits;
+  config.numerics = numerics == "reference" ? bitstair::core::Numerics::kReference : bitstair::core::Numerics::kFast;
+  return config;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Trains a network of the core on one batch, as bench/step.py asks on standard input (bench/peers/protocol.py).");
+  std::string network, mode, numerics = "fast";
+  int batch = 0, threads = 0;
+  app.add_option("--network", network)->required()->check(CLI::IsMember({"resnet20", "resnet18"}));
+  app.add_option("--mode", mode, "w4a4, or bf16: the full-precision network in the float type of numerics fast")->required();
+  app.add_option("--batch", batch)->required()->check(CLI::PositiveNumber);
+  app.add_option("--threads", threads)->required()->check(CLI::PositiveNumber);
+  app.add_option("--numerics", numerics)->check(CLI::IsMember({"fast", "reference"}));
+  CLI11_PARSE(app, argc, argv);
+  if (mode != "w4a4" && mode != "bf16") {
+    std::cerr << "bench_step: mode " << mode << " is not supported\n";
+    return kUnsupported;
+  }
+  try {
+    bitstair::core::KeepFreedMemory();
+    at::set_num_threads(threads);
+    {
+      // Code and tables that are loaded late belong to the libraries, not to the network's memory.
+      Trainer small(ConfigOf("resnet20", 4, numerics), 2);
+      small.Step();
+    }
+    malloc_trim(0);
+    const int64_t baseline = ResidentBytes("VmRSS");
+    Trainer trainer(ConfigOf(network, mode == "w4a4" ? 4 : 32, numerics), batch);
+    for (int i = 0; i < kWarmUpSteps; ++i) trainer.Step();
+    std::cout << nlohmann::json{{"ready", true}, {"threads", at::get_num_threads()}} << std::endl;
+    for (std::string line; std::getline(std::cin, line);) {
+      std::istringstream words(line);
+      std::string command;
+      words >> command;
+      nlohmann::json answer;
+      if (command == "quit") break;
+      if (command == "run") {
+        int steps = 0;
+        words >> steps;
+        answer["seconds"] = nlohmann::json::array();
+        for (int i = 0; i < steps; ++i) {
+          const auto begin = std::chrono::steady_clock::now();
+          trainer.Step();
+          answer["seconds"].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+        }
+      } else if (command == "memory") {
+        std::ofstream("/proc/self/clear_refs") << "5";
+        for (int i = 0; i < kMemorySteps; ++i) trainer.Step();
+        answer = {{"baseline_bytes", baseline}, {"peak_bytes", ResidentBytes("VmHWM")}};
+      } else {
+        std::cerr << "bench_step: unknown command " << command << "\n";
+        return 2;
+      }
+      std::cout << answer << std::endl;
+    }
+  } catch (const std::exception& error) {
+    std::cerr << "bench_step: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}

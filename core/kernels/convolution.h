@@ -1,0 +1,56 @@
+// Convolutions of numerics "fast", on oneDNN: integer sums of codes forward, float gradients. Channels-last activations, PyTorch's weights.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include <ATen/core/Tensor.h>
+
+namespace bitstair::core {
+
+// Dilation 1, one group.
+struct ConvolutionShape {
+  int64_t in_channels = 0, out_channels = 0;
+  int64_t kernel = 1, stride = 1, padding = 0;
+
+  int64_t Out(int64_t in) const { return (in + 2 * padding - kernel) / stride + 1; }
+};
+
+// The type of floats in numerics "fast": activations of full-precision layers, and gradients. bfloat16 where the processor multiplies it faster than float32
+// (AMX, or AMD with AVX512_BF16), float32 elsewhere: Intel's VDPBF16PS without AMX has half the rate of two float32 multiply-adds (docs/adr/0005). A property
+// of the processor, not a measurement: resumed runs must choose alike.
+c10::ScalarType FastFloat();
+
+// Whether this processor sums products of codes up to these magnitudes exactly: a convolution of all-maximum operands of equal sign, run once per pair.
+// Without VNNI, pairs of products are added in int16 and saturate.
+bool IntegerSumsAreExact(int64_t greatest_activation, int64_t greatest_weight);
+
+// One layer's convolution. Primitives are made on first use per image size and kept. Not thread-safe; runs on LibTorch's OpenMP pool.
+class Convolution {
+ public:
+  explicit Convolution(ConvolutionShape shape);
+  ~Convolution();
+  Convolution(Convolution&&) noexcept;
+
+  const ConvolutionShape& shape() const;
+
+  // operand: [O, I, k, k] float32: odd codes of at most 8 bits (greatest: their bound) or float weights (greatest = 0). Keeps a reference; packs when needed.
+  void SetWeights(const at::Tensor& operand, int64_t greatest);
+
+  // S = conv(codes, weight codes), exact. codes: uint8 [N, H, W, I], values up to greatest_activation; sums: int32 [N, OH, OW, O]. Both contiguous. Routes: as
+  // they are; 8-bit weights as o = 2h + 1, sum(a) in an extra channel; where IntegerSumsAreExact says no, codes in two halves of 4 bits.
+  void SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums);
+
+  // Floats: x [N, H, W, I], y [N, OH, OW, O], both of FastFloat().
+  void Forward(const at::Tensor& x, at::Tensor& y);
+  // dL/dx from dL/dy.
+  void InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x);
+  // dL/dweight, float32 [O, I, k, k], from x and dL/dy.
+  void WeightGradient(const at::Tensor& x, const at::Tensor& grad_y, at::Tensor& grad_weight);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace bitstair::core

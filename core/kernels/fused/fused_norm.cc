@@ -1,0 +1,194 @@
+#include "core/kernels/fused/fused_norm.h"
+
+#include <algorithm>
+#include <atomic>
+#include <numeric>
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include "core/kernels/fused/norm_kernels.h"
+
+namespace bitstair::core {
+namespace {
+
+constexpr int64_t kChunkElements = 32768;
+constexpr int64_t kMaxWidth = 64;
+
+std::atomic<bool> plain_lanes{false};
+
+bool HasAvx512() {
+#if defined(__x86_64__)
+  static const bool has =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has;
+#else
+  return false;
+#endif
+}
+
+VirtualRows RowsOf(RowShape shape) {
+  TORCH_CHECK(shape.rows >= 0 && shape.channels > 0, "rows ", shape.rows, " of ", shape.channels, " channels");
+  int64_t width = std::lcm(shape.channels, int64_t{16});
+  if (width < kMaxWidth && kMaxWidth % width == 0) width = kMaxWidth;
+  return {width, shape.size()};
+}
+
+int64_t ChunkRows(const VirtualRows& rows) {
+  return std::max<int64_t>(1, kChunkElements / rows.width);
+}
+int64_t Count(const VirtualRows& rows) {
+  return (rows.size + rows.width - 1) / rows.width;
+}
+int64_t Chunks(const VirtualRows& rows) {
+  return (Count(rows) + ChunkRows(rows) - 1) / ChunkRows(rows);
+}
+
+// f(chunk, first virtual row, behind the last one)
+template <typename F>
+void ForChunks(const VirtualRows& rows, F&& f) {
+  const int64_t step = ChunkRows(rows), count = Count(rows);
+  at::parallel_for(0, Chunks(rows), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) f(chunk, chunk * step, std::min(count, (chunk + 1) * step));
+  });
+}
+
+std::vector<float> Widen(const float* per_channel, int64_t channels, const VirtualRows& rows) {
+  std::vector<float> wide;
+  if (per_channel == nullptr) return wide;
+  wide.resize(static_cast<size_t>(rows.width));
+  for (int64_t w = 0; w < rows.width; ++w) wide[w] = per_channel[w % channels];
+  return wide;
+}
+
+}  // namespace
+
+const NormKernels& Kernels() {
+#if defined(__x86_64__)
+  if (HasAvx512() && !plain_lanes.load(std::memory_order_relaxed)) return avx512::kNormKernels;
+#endif
+  return plain::kNormKernels;
+}
+
+const char* LanesName() {
+  return HasAvx512() && !plain_lanes ? "avx512" : "plain";
+}
+void SetPlainLanes(bool plain) {
+  plain_lanes = plain;
+}
+
+size_t BytesOf(Stored type) {
+  switch (type) {
+    case Stored::kNone:
+      return 0;
+    case Stored::kCodes:
+      return 1;
+    case Stored::kInt16:
+    case Stored::kBfloat16:
+      return 2;
+    default:
+      return 4;
+  }
+}
+
+ChannelMoments::ChannelMoments(int64_t channels) : sum_(channels), squares_(channels), float_sum_(channels), float_squares_(channels) {}
+
+bool ChannelMoments::Add(ConstArray sums, RowShape shape, MutableArray compact) {
+  const auto channels = static_cast<int64_t>(sum_.size());
+  TORCH_CHECK(shape.channels == channels, "moments of ", channels, " channels, got ", shape.channels);
+  const VirtualRows rows = RowsOf(shape);
+  const size_t partials = static_cast<size_t>(Chunks(rows) * rows.width);
+  count_ += shape.rows;
+  std::atomic<bool> fits{true};
+  if (sums.type == Stored::kInt32) {
+    std::vector<int64_t> sum(partials), squares(partials);
+    ForChunks(rows, [&](int64_t chunk, int64_t begin, int64_t end) {
+      bool chunk_fits = true;
+      // At most 512 rows of squares below 2^54 (|S| < 2^27) stay below 2^63; greater sums are rare enough to be added row by row.
+      Kernels().integer_moments(static_cast<const int32_t*>(sums.data), static_cast<int16_t*>(compact.data), rows, begin, end, sum.data() + chunk * rows.width,
+                                squares.data() + chunk * rows.width, &chunk_fits);
+      if (!chunk_fits) fits = false;
+    });
+    for (size_t i = 0; i < partials; ++i) {
+      const int64_t c = static_cast<int64_t>(i) % rows.width % channels;
+      sum_[c] += sum[i];
+      squares_[c] += static_cast<uint64_t>(squares[i]);
+    }
+    return fits;
+  }
+  integers_ = false;
+  std::vector<float> sum(partials), squares(partials);
+  ForChunks(rows, [&](int64_t chunk, int64_t begin, int64_t end) {
+    Kernels().float_moments(sums, rows, begin, end, sum.data() + chunk * rows.width, squares.data() + chunk * rows.width);
+  });
+  for (size_t i = 0; i < partials; ++i) {
+    const int64_t c = static_cast<int64_t>(i) % rows.width % channels;
+    float_sum_[c] += sum[i];
+    float_squares_[c] += squares[i];
+  }
+  return true;
+}
+
+void ChannelMoments::Finish(double* mean, double* variance) const {
+  const auto count = static_cast<double>(count_);
+  for (size_t c = 0; c < sum_.size(); ++c) {
+    const double sum = integers_ ? static_cast<double>(sum_[c]) : float_sum_[c];
+    const double squares = integers_ ? static_cast<double>(squares_[c]) : float_squares_[c];
+    mean[c] = sum / count;
+    const double v = squares / count - mean[c] * mean[c];
+    variance[c] = v < 0 ? 0 : v;  // rounding may take it below zero; NaN stays
+  }
+}
+
+void JoinOddWeights(const int32_t* s, int64_t stride, RowShape shape, int32_t* sums) {
+  at::parallel_for(0, shape.rows, std::max<int64_t>(1, kChunkElements / shape.channels),
+                   [&](int64_t begin, int64_t end) { Kernels().join(s, stride, shape.channels, sums, begin, end); });
+}
+
+bool Normalize(const NormalizeArgs& args) {
+  const VirtualRows rows = RowsOf(args.shape);
+  const std::vector<float> alpha = Widen(args.main.alpha, args.shape.channels, rows), beta = Widen(args.main.beta, args.shape.channels, rows);
+  const std::vector<float> other_alpha = Widen(args.shortcut_affine.alpha, args.shape.channels, rows),
+                           other_beta = Widen(args.shortcut_affine.beta, args.shape.channels, rows);
+  std::atomic<bool> good{true};
+  ForChunks(rows, [&](int64_t, int64_t begin, int64_t end) {
+    if (!Kernels().normalize(args, alpha.data(), beta.data(), other_alpha.data(), other_beta.data(), rows, begin, end)) good = false;
+  });
+  return good;
+}
+
+void NormGradientSums(const NormGradientArgs& args, double* grad_sum, double* grad_dot, double* other_dot) {
+  const VirtualRows rows = RowsOf(args.shape);
+  const int64_t channels = args.shape.channels;
+  const std::vector<float> mean = Widen(args.mean, channels, rows), other_mean = Widen(args.other_mean, channels, rows);
+  const bool other = args.other_sums.data != nullptr;
+  const size_t partials = static_cast<size_t>(Chunks(rows) * rows.width);
+  std::vector<float> sum(partials), dot(partials), second(other ? partials : 0);
+  ForChunks(rows, [&](int64_t chunk, int64_t begin, int64_t end) {
+    const int64_t at = chunk * rows.width;
+    Kernels().gradient_sums(args, mean.data(), other_mean.data(), rows, begin, end, sum.data() + at, dot.data() + at, other ? second.data() + at : nullptr);
+  });
+  std::fill_n(grad_sum, channels, 0);
+  std::fill_n(grad_dot, channels, 0);
+  if (other) std::fill_n(other_dot, channels, 0);
+  for (size_t i = 0; i < partials; ++i) {
+    const int64_t c = static_cast<int64_t>(i) % rows.width % channels;
+    grad_sum[c] += sum[i];
+    grad_dot[c] += dot[i];
+    if (other) other_dot[c] += second[i];
+  }
+}
+
+void NormGradientApply(const NormApplyArgs& args) {
+  const VirtualRows rows = RowsOf(args.shape);
+  const int64_t channels = args.shape.channels;
+  const std::vector<float> mean = Widen(args.mean, channels, rows), a = Widen(args.a, channels, rows), b = Widen(args.b, channels, rows),
+                           c = Widen(args.c, channels, rows);
+  ForChunks(rows, [&](int64_t, int64_t begin, int64_t end) { Kernels().gradient_apply(args, mean.data(), a.data(), b.data(), c.data(), rows, begin, end); });
+}
+
+void ExpandCodes(const uint8_t* codes, int64_t size, MutableArray out) {
+  at::parallel_for(0, size, kChunkElements, [&](int64_t begin, int64_t end) { Kernels().expand(codes, out, begin, end); });
+}
+
+}  // namespace bitstair::core

@@ -1,0 +1,148 @@
+// Sixteen numbers at a time in AVX-512 registers. Same operations and results as lanes_plain.h; include one of the two.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace bitstair::core::BITSTAIR_LANES {
+
+using LaneMask = __mmask16;
+inline constexpr int kLanes = 16;
+
+// The first `count` lanes; count is 16 unless a row ends.
+[[gnu::always_inline]] inline LaneMask FirstLanes(int count) {
+  return static_cast<LaneMask>((1u << count) - 1);
+}
+
+struct Ints {
+  __m512i v;
+};
+struct Floats {
+  __m512 v;
+};
+
+[[gnu::always_inline]] inline Floats Fill(float x) {
+  return {_mm512_set1_ps(x)};
+}
+[[gnu::always_inline]] inline Ints LoadInts(const int32_t* p, LaneMask m) {
+  return {_mm512_maskz_loadu_epi32(m, p)};
+}
+[[gnu::always_inline]] inline Ints LoadInts(const int16_t* p, LaneMask m) {
+  return {_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(m, p))};
+}
+[[gnu::always_inline]] inline Floats ToFloats(Ints x) {
+  return {_mm512_cvtepi32_ps(x.v)};
+}
+[[gnu::always_inline]] inline Floats Load(const float* p, LaneMask m) {
+  return {_mm512_maskz_loadu_ps(m, p)};
+}
+[[gnu::always_inline]] inline Floats Load(const int32_t* p, LaneMask m) {
+  return ToFloats(LoadInts(p, m));
+}
+[[gnu::always_inline]] inline Floats Load(const int16_t* p, LaneMask m) {
+  return ToFloats(LoadInts(p, m));
+}
+// bfloat16
+[[gnu::always_inline]] inline Floats Load(const uint16_t* p, LaneMask m) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16))};
+}
+// codes
+[[gnu::always_inline]] inline Floats Load(const uint8_t* p, LaneMask m) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, p)))};
+}
+[[gnu::always_inline]] inline void Store(float* p, Floats x, LaneMask m) {
+  _mm512_mask_storeu_ps(p, m, x.v);
+}
+// To bfloat16, ties to even; a NaN stays one.
+[[gnu::always_inline]] inline void Store(uint16_t* p, Floats x, LaneMask m) {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __m512i kept = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+  _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(kept));
+}
+// Integers 0..255.
+[[gnu::always_inline]] inline void Store(uint8_t* p, Floats x, LaneMask m) {
+  _mm_mask_storeu_epi8(p, m, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
+[[gnu::always_inline]] inline void Store(int16_t* p, Ints x, LaneMask m) {
+  _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(x.v));
+}
+[[gnu::always_inline]] inline Floats Add(Floats a, Floats b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+[[gnu::always_inline]] inline Floats Sub(Floats a, Floats b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+[[gnu::always_inline]] inline Floats Mul(Floats a, Floats b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+[[gnu::always_inline]] inline Floats Fma(Floats a, Floats b, Floats c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+[[gnu::always_inline]] inline Floats Rint(Floats a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// low for a NaN
+[[gnu::always_inline]] inline Floats Clamp(Floats a, Floats low, Floats high) {
+  return {_mm512_min_ps(_mm512_max_ps(a.v, low.v), high.v)};
+}
+[[gnu::always_inline]] inline LaneMask AtLeast(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
+}
+[[gnu::always_inline]] inline LaneMask Above(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ);
+}
+[[gnu::always_inline]] inline LaneMask NotANumber(Floats a) {
+  return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+}
+// x where the mask is set, else 0
+[[gnu::always_inline]] inline Floats Where(LaneMask m, Floats x) {
+  return {_mm512_maskz_mov_ps(m, x.v)};
+}
+// float(value * scale), the product in float64: CodeValue of kernels/quant_math.h
+[[gnu::always_inline]] inline Floats ScaledInDouble(Floats x, double scale) {
+  const __m512d s = _mm512_set1_pd(scale);
+  const __m256 low = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x.v)), s));
+  const __m256 high = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1)), s));
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
+}
+
+// Exact sums of integers and of their squares.
+struct IntegerSums {
+  __m512i sum_low, sum_high;          // int64: lanes 0..7 and 8..15
+  __m512i squares_even, squares_odd;  // int64: even and odd lanes
+};
+[[gnu::always_inline]] inline IntegerSums NoSums() {
+  const __m512i zero = _mm512_setzero_si512();
+  return {zero, zero, zero, zero};
+}
+[[gnu::always_inline]] inline void Accumulate(IntegerSums& s, Ints x) {
+  s.sum_low = _mm512_add_epi64(s.sum_low, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(x.v)));
+  s.sum_high = _mm512_add_epi64(s.sum_high, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(x.v, 1)));
+  const __m512i odd = _mm512_srli_epi64(x.v, 32);
+  s.squares_even = _mm512_add_epi64(s.squares_even, _mm512_mul_epi32(x.v, x.v));
+  s.squares_odd = _mm512_add_epi64(s.squares_odd, _mm512_mul_epi32(odd, odd));
+}
+[[gnu::always_inline]] inline void StoreSums(const IntegerSums& s, int64_t* sum, int64_t* squares) {
+  _mm512_storeu_si512(sum, s.sum_low);
+  _mm512_storeu_si512(sum + 8, s.sum_high);
+  alignas(64) int64_t even[8], odd[8];
+  _mm512_store_si512(even, s.squares_even);
+  _mm512_store_si512(odd, s.squares_odd);
+  for (int i = 0; i < 8; ++i) {
+    squares[2 * i] = even[i];
+    squares[2 * i + 1] = odd[i];
+  }
+}
+// Lanes that do not fit int16.
+[[gnu::always_inline]] inline LaneMask BeyondInt16(Ints x) {
+  return _mm512_cmpneq_epi32_mask(_mm512_srai_epi32(_mm512_slli_epi32(x.v, 16), 16), x.v);
+}
+// 2a + b
+[[gnu::always_inline]] inline Ints TwiceAPlusB(Ints a, Ints b) {
+  return {_mm512_add_epi32(_mm512_add_epi32(a.v, a.v), b.v)};
+}
+
+}  // namespace bitstair::core::BITSTAIR_LANES

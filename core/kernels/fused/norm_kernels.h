@@ -1,0 +1,40 @@
+// The table of chunk loops behind fused_norm.h: one per kind of lanes. Private to kernels/fused/.
+#pragma once
+
+#include <cstdint>
+
+#include "core/kernels/fused/fused_norm.h"
+
+namespace bitstair::core {
+
+// The array cut into virtual rows of `width` elements (see norm_kernels.inc).
+struct VirtualRows {
+  int64_t width = 0;
+  int64_t size = 0;  // elements in all
+};
+
+// Per-channel vectors come widened to a virtual row's width.
+struct NormKernels {
+  void (*integer_moments)(const int32_t* s, int16_t* compact, const VirtualRows& rows, int64_t begin, int64_t end, int64_t* sum, int64_t* squares, bool* fits);
+  void (*float_moments)(ConstArray s, const VirtualRows& rows, int64_t begin, int64_t end, float* sum, float* squares);
+  bool (*normalize)(const NormalizeArgs& args, const float* alpha, const float* beta, const float* other_alpha, const float* other_beta,
+                    const VirtualRows& rows, int64_t begin, int64_t end);
+  void (*gradient_sums)(const NormGradientArgs& args, const float* mean, const float* other_mean, const VirtualRows& rows, int64_t begin, int64_t end,
+                        float* sum, float* dot, float* other_dot);
+  void (*gradient_apply)(const NormApplyArgs& args, const float* mean, const float* a, const float* b, const float* c, const VirtualRows& rows, int64_t begin,
+                         int64_t end);
+  void (*expand)(const uint8_t* codes, MutableArray out, int64_t begin, int64_t end);
+  void (*join)(const int32_t* s, int64_t stride, int64_t channels, int32_t* sums, int64_t begin, int64_t end);
+};
+
+namespace avx512 {
+extern const NormKernels kNormKernels;
+}
+namespace plain {
+extern const NormKernels kNormKernels;
+}
+
+// The table for this processor.
+const NormKernels& Kernels();
+
+}  // namespace bitstair::core

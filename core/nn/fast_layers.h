@@ -1,0 +1,86 @@
+// The layers of numerics "fast". Activations are channels-last, codes are bytes, sums are integers; one fused pass each way does batch norm, shortcut, clip and
+// rounding (kernels/fused/fused_norm.h). The classes of nn/ call these where their Features or Sums carry a fast half; networks do not see the difference.
+//
+// Autograd keeps the order of the backward pass and the gradients of leaves (so that c10d's Reducer sees each as soon as it is there), but not the gradients
+// between layers, which bytes cannot carry: a layer's output has an empty `token` in autograd's graph, and its gradient lies in `parts`.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "core/kernels/convolution.h"
+#include "core/nn/features.h"
+#include "core/quant/quantizer.h"
+
+namespace bitstair::core {
+
+// An activation turned out not to be a number: what() names the batch norm before it.
+class NotANumber : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// dL/d(the number that the features hold) = sum of scale * gradient.
+struct FeatureGradient {
+  at::Tensor gradient;  // of FastFloat(), shape of the features
+  float scale = 1;
+};
+
+struct FastFeatures {
+  at::Tensor numbers;  // [N, H, W, C]: uint8 codes, or floats of FastFloat()
+  at::Tensor token;    // undefined for images and without gradients
+  // An object of its own: the function that reads it in the backward pass lies behind the token, and must not own the token.
+  std::shared_ptr<std::vector<FeatureGradient>> parts = std::make_shared<std::vector<FeatureGradient>>();
+};
+
+struct FastSums {
+  at::Tensor sums;  // [N, H, W, C]: int16 or int32 integers, or FastFloat()
+  at::Tensor token;
+  at::Tensor mean, variance;                                              // of S over the batch, float64; training only
+  std::shared_ptr<at::Tensor> gradient = std::make_shared<at::Tensor>();  // dL/dS, FastFloat()
+};
+
+// The state of one convolution or linear layer in numerics "fast".
+struct FastConvolution {
+  explicit FastConvolution(ConvolutionShape shape) : kernels(shape) {}
+  Convolution kernels;
+  bool wide = false;  // a sum did not fit int16 once: keep int32. Changes no result
+};
+
+// Images as the first layer takes them: [N, C, H, W] float32 -> channels-last FastFloat().
+Features FastImages(const at::Tensor& images);
+
+// operand: what the layer multiplies with, [O, I, k, k] or [O, I]; leaf = leaf_scale * operand gets the gradient; greatest: bound of |operand|, 0 for floats.
+// Integer sums where both sides are codes of at most 8 bits, floats otherwise. training: with moments.
+Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Tensor& operand, const at::Tensor& leaf, double leaf_scale, int64_t greatest,
+                  bool training);
+
+struct FastNorm {
+  std::string name;
+  at::Tensor gamma, beta;     // float32 leaves
+  at::Tensor mean, variance;  // of y = scale S, float64: running statistics; not read in training
+};
+
+struct FastActivation {
+  bool relu = false;
+  int64_t greatest_code = 0;  // 0: no rounding
+};
+
+// activation(norm(sums) + shortcut). shortcut: null, features, or (shortcut_norm and shortcut_sums) a convolution with its own batch norm.
+// Throws NotANumber.
+Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
+                       const FastActivation& activation, bool training);
+
+Features FastMaxPool(const Features& features, int64_t size, int64_t stride, int64_t padding);
+Features FastPaddedShortcut(const Features& features, int64_t channels, int64_t stride);
+// [N, 1, 1, C H W] in PyTorch's order of elements.
+Features FastFlatten(const Features& features);
+// float32 [N, C], differentiable: mean over positions of the values.
+at::Tensor FastAveragePool(const Features& features);
+
+}  // namespace bitstair::core

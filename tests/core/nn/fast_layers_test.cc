@@ -1,0 +1,197 @@
+// Numerics fast against numerics reference: codes by ==, gradients within a bound.
+#include "core/nn/fast_layers.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+
+#include "core/kernels/fused/fused_norm.h"
+#include "core/nn/batch_norm.h"
+#include "core/nn/layered_network.h"
+#include "core/nn/quantized_conv2d.h"
+#include "core/quant/dorefa.h"
+
+namespace bitstair::core {
+namespace {
+
+// Float32 sums in another order, over a few thousand terms.
+constexpr double kGradientBound = 2e-5;
+// bfloat16 keeps 8 bits.
+double GradientBound() {
+  return FastFloat() == at::kBFloat16 ? 2e-2 : kGradientBound;
+}
+
+void ExpectClose(const at::Tensor& got, const at::Tensor& expected, const std::string& what) {
+  const double scale = expected.abs().max().item<double>(), error = (got.to(at::kDouble) - expected.to(at::kDouble)).abs().max().item<double>();
+  EXPECT_LE(error, GradientBound() * scale) << what;
+}
+
+// One convolution, batch norm, shortcut and activation, in both numerics, from the same codes.
+struct Layer {
+  int64_t in, out, kernel, stride, padding, size, images;
+  int weight_bits, activation_bits;
+  bool shortcut;
+};
+
+std::unique_ptr<Weight> MakeWeight(const at::Tensor& latent, int bits) {
+  return std::make_unique<Weight>("w", latent.clone(), bits == 32 ? nullptr : MakeDorefaWeightQuantizer(bits, {}));
+}
+
+void Compare(const Layer& l) {
+  SCOPED_TRACE("W" + std::to_string(l.weight_bits) + "A" + std::to_string(l.activation_bits) + " " + std::to_string(l.in) + "->" + std::to_string(l.out) +
+               " k" + std::to_string(l.kernel) + " s" + std::to_string(l.stride) + " size " + std::to_string(l.size));
+  at::manual_seed(l.weight_bits * 100 + l.activation_bits + l.in);
+  const int64_t n = (int64_t{1} << l.activation_bits) - 1;
+  const at::Tensor latent = at::randn({l.out, l.in, l.kernel, l.kernel}) * 0.3;
+  const at::Tensor codes = at::randint(n + 1, {l.images, l.in, l.size, l.size}, at::kFloat);
+  const int64_t out_size = (l.size + 2 * l.padding - l.kernel) / l.stride + 1;
+  const at::Tensor shortcut_codes = at::randint(n + 1, {l.images, l.out, out_size, out_size}, at::kFloat);
+  const at::Tensor grad = at::randn({l.images, l.out, out_size, out_size});
+
+  // Reference.
+  QuantizedConv2d conv(MakeWeight(latent, l.weight_bits), l.stride, l.padding);
+  BatchNorm norm("bn", l.out, at::kFloat);
+  std::shared_ptr<const ActivationQuantizer> quantizer = MakeDorefaActivationQuantizer(l.activation_bits, {});
+  Activation activation(ActivationFunction::kClip, quantizer);
+  Features x{codes.clone().set_requires_grad(true), 1.0 / n, n};
+  Features shortcut{shortcut_codes.clone().set_requires_grad(true), 1.0 / n, n};
+  const Sums sums = conv.Forward(x);
+  const Features y = activation.Forward(norm.Forward(sums, l.shortcut ? &shortcut : nullptr, true));
+  (y.tensor * grad).sum().backward();
+
+  // Fast.
+  const auto channels_last = [](const at::Tensor& t) { return t.permute({0, 2, 3, 1}).contiguous(); };
+  const auto planes = [](const at::Tensor& t) { return t.permute({0, 3, 1, 2}); };
+  QuantizedConv2d fast_conv(MakeWeight(latent, l.weight_bits), l.stride, l.padding);
+  BatchNorm fast_norm("bn", l.out, at::kFloat);
+  const auto fast_features = [&](const at::Tensor& t) {
+    Features f{{}, 1.0 / n, n, std::make_shared<FastFeatures>()};
+    f.fast->numbers = channels_last(t).to(at::kByte);
+    f.fast->token = at::zeros({}).set_requires_grad(true);
+    return f;
+  };
+  const Features fx = fast_features(codes), fs = fast_features(shortcut_codes);
+  const Sums fast_sums = fast_conv.Forward(fx);
+  EXPECT_EQ(fast_sums.bound, sums.bound);
+  ASSERT_TRUE(planes(fast_sums.fast->sums.to(at::kDouble)).equal(sums.tensor.detach().to(at::kDouble))) << "sums differ";
+  const at::Tensor exact = sums.tensor.detach().to(at::kDouble);
+  const at::Tensor stored = fast_sums.fast->sums;
+  const FastNorm own = fast_norm.fast();
+  fast_norm.UpdateStatistics(fast_sums.fast->mean, fast_sums.fast->variance, fast_sums.scale, exact.numel() / l.out);
+  const Features fy = FastNormalize(own, fast_sums, l.shortcut ? &fs : nullptr, nullptr, nullptr, activation.fast(), true);
+  const at::Tensor different = planes(fy.fast->numbers).to(at::kFloat).ne(y.tensor.detach());
+  EXPECT_EQ(different.sum().item<int64_t>(), 0) << "codes differ";
+  fy.fast->parts->push_back({channels_last(grad).to(FastFloat()), 1});
+  fy.fast->token.backward();
+
+  std::vector<Parameter> ours, theirs;
+  fast_norm.AddParameters(ours);
+  norm.AddParameters(theirs);
+  for (size_t i = 0; i < ours.size(); ++i) ExpectClose(ours[i].leaf.grad(), theirs[i].leaf.grad(), ours[i].name);
+  std::vector<Buffer> our_buffers, their_buffers;
+  fast_norm.AddBuffers(our_buffers);
+  norm.AddBuffers(their_buffers);
+  for (size_t i = 0; i < our_buffers.size(); ++i) EXPECT_TRUE(our_buffers[i].value.equal(their_buffers[i].value)) << our_buffers[i].name;
+  ExpectClose(fast_conv.weight().leaf().grad(), conv.weight().leaf().grad(), "weight");
+  ASSERT_EQ(fx.fast->parts->size(), 1);
+  ExpectClose(planes(fx.fast->parts->at(0).gradient), x.tensor.grad(), "input");
+  if (l.shortcut) {
+    ASSERT_EQ(fs.fast->parts->size(), 1);
+    ExpectClose(planes(fs.fast->parts->at(0).gradient.to(at::kFloat)) * fs.fast->parts->at(0).scale, shortcut.tensor.grad(), "shortcut");
+  }
+
+  // Evaluation: batch norm folded from the running statistics, same codes.
+  const at::NoGradGuard no_grad;
+  const Features eval = activation.Forward(norm.Forward(conv.Forward({codes, 1.0 / n, n}), nullptr, false));
+  const Features fast_eval = FastNormalize(own, fast_conv.Forward(fx), nullptr, nullptr, nullptr, activation.fast(), false);
+  EXPECT_TRUE(planes(fast_eval.fast->numbers).to(at::kFloat).equal(eval.tensor));
+}
+
+TEST(FastLayersTest, EveryPairOfWidthsGivesTheReferencesCodes) {
+  for (int weight_bits = 1; weight_bits <= 8; ++weight_bits) {
+    for (int activation_bits = 1; activation_bits <= 8; ++activation_bits) Compare({16, 32, 3, 1, 1, 6, 3, weight_bits, activation_bits, true});
+  }
+}
+
+TEST(FastLayersTest, SizesStridesAndTails) {
+  for (const bool shortcut : {false, true}) {
+    Compare({16, 16, 3, 1, 1, 9, 5, 4, 4, shortcut});
+    Compare({16, 32, 3, 2, 1, 7, 3, 4, 4, shortcut});
+    Compare({32, 64, 1, 2, 0, 8, 2, 4, 4, shortcut});
+    Compare({64, 64, 3, 1, 1, 5, 2, 2, 2, shortcut});
+    Compare({5, 7, 3, 1, 1, 5, 3, 4, 4, shortcut});
+    Compare({3, 1, 5, 1, 2, 6, 2, 8, 8, shortcut});
+    Compare({576, 128, 1, 1, 0, 1, 9, 4, 4, shortcut});
+    Compare({16, 48, 3, 1, 1, 4, 2, 3, 5, shortcut});
+  }
+}
+
+// K = 512 * 9 = 4608 with the greatest codes everywhere: sums beyond 2^24, and the statistics beyond int16.
+TEST(FastLayersTest, AllMaximumCodesAreSummedExactly) {
+  for (int weight_bits = 1; weight_bits <= 8; ++weight_bits) {
+    for (int activation_bits = 1; activation_bits <= 8; ++activation_bits) {
+      const int64_t a = (1 << activation_bits) - 1, w = (1 << weight_bits) - 1;
+      for (const int64_t sign : {1, -1}) {
+        Convolution conv({512, 16, 3, 1, 0});
+        conv.SetWeights(at::full({16, 512, 3, 3}, sign * w, at::kFloat), w);
+        at::Tensor sums = at::empty({1, 1, 1, 16}, at::kInt);
+        conv.SumCodes(at::full({1, 3, 3, 512}, a, at::kByte), a, sums);
+        ASSERT_TRUE(sums.eq(sign * 4608 * a * w).all().item<bool>()) << weight_bits << "/" << activation_bits << ": " << sums[0][0][0][0].item<int>();
+      }
+    }
+  }
+}
+
+TEST(FastLayersTest, PlainLanesGiveTheSameCodes) {
+  SetPlainLanes(true);
+  Compare({16, 32, 3, 1, 1, 6, 3, 4, 4, true});
+  Compare({5, 7, 3, 1, 1, 5, 3, 8, 8, false});
+  SetPlainLanes(false);
+}
+
+// Whole networks: the loss is close, and 10 steps go the same way.
+void CompareNetworks(const std::string& name, int weight_bits, int activation_bits, ActivationFunction activation, int64_t size, int64_t images) {
+  SCOPED_TRACE(name + " W" + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
+  NetworkConfig config;
+  config.network = name;
+  config.image_channels = name == "convnet28" ? 1 : 3;
+  config.image_height = config.image_width = static_cast<int>(size);
+  config.classes = 10;
+  config.weight_bits = weight_bits;
+  config.activation_bits = activation_bits;
+  config.activation = activation;
+  at::manual_seed(7);
+  const at::Tensor x = at::randn({images, config.image_channels, size, size});
+  const at::Tensor labels = at::randint(10, {images}, at::kLong);
+  double loss[2];
+  std::vector<at::Tensor> grads[2];
+  for (int fast = 0; fast < 2; ++fast) {
+    config.numerics = fast == 1 ? Numerics::kFast : Numerics::kReference;
+    auto network = CreateNetwork(config).value();
+    const at::Tensor l = at::cross_entropy_loss(network->Forward(x, true), labels);
+    l.backward();
+    loss[fast] = l.item<double>();
+    for (const Parameter& p : network->parameters()) grads[fast].push_back(p.leaf.grad());
+    const at::NoGradGuard no_grad;
+    EXPECT_EQ(network->Forward(x, false).sizes(), (std::vector<int64_t>{images, 10}));
+  }
+  EXPECT_NEAR(loss[0], loss[1], 0.02 * std::abs(loss[0]));
+  for (size_t i = 0; i < grads[0].size(); ++i) {
+    ASSERT_TRUE(grads[1][i].defined()) << i;
+    const double cosine = at::cosine_similarity(grads[0][i].flatten(), grads[1][i].flatten(), 0).item<double>();
+    EXPECT_GT(cosine, 0.95) << "parameter " << i;
+  }
+}
+
+TEST(FastLayersTest, NetworksTrainAlikeInBothNumerics) {
+  CompareNetworks("convnet28", 4, 4, ActivationFunction::kClip, 28, 16);
+  CompareNetworks("convnet28", 32, 32, ActivationFunction::kRelu, 28, 16);
+  CompareNetworks("convnet28", 4, 32, ActivationFunction::kClip, 28, 16);
+  CompareNetworks("resnet20", 4, 4, ActivationFunction::kClip, 16, 16);
+  CompareNetworks("resnet20", 32, 32, ActivationFunction::kRelu, 16, 16);
+  CompareNetworks("resnet18", 4, 4, ActivationFunction::kClip, 64, 8);
+  CompareNetworks("resnet18", 32, 32, ActivationFunction::kRelu, 64, 8);
+}
+
+}  // namespace
+}  // namespace bitstair::core
