@@ -1,5 +1,6 @@
 #include "core/kernels/convolution.h"
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <map>
@@ -249,6 +250,7 @@ class Convolution::Impl {
 };
 
 bool IntegerSumsAreExact(int64_t greatest_activation, int64_t greatest_weight) {
+  greatest_weight = std::min<int64_t>(greatest_weight, 127);  // h = -128 fits wherever 127 does: the greatest activations are 2^k - 1
   // oneDNN's own instruction set, which ONEDNN_MAX_CPU_ISA may lower, decides; so it is asked.
   thread_local std::map<std::pair<int64_t, int64_t>, bool> known;
   const auto [entry, is_new] = known.emplace(std::pair(greatest_activation, greatest_weight), true);
@@ -256,10 +258,10 @@ bool IntegerSumsAreExact(int64_t greatest_activation, int64_t greatest_weight) {
   const int64_t channels = 64;
   for (const int64_t sign : {1, -1}) {
     Convolution check({channels, 16, 1, 1, 0});
-    check.SetWeights(at::full({16, channels, 1, 1}, sign * std::min<int64_t>(greatest_weight, 127), at::kFloat), std::min<int64_t>(greatest_weight, 127));
+    check.SetWeights(at::full({16, channels, 1, 1}, sign * greatest_weight, at::kFloat), greatest_weight);
     at::Tensor sums = at::empty({1, 4, 4, 16}, at::kInt);
     check.SumCodes(at::full({1, 4, 4, channels}, greatest_activation, at::kByte), greatest_activation, sums);
-    const int64_t expected = sign * channels * greatest_activation * std::min<int64_t>(greatest_weight, 127);
+    const int64_t expected = sign * channels * greatest_activation * greatest_weight;
     if (!sums.eq(expected).all().item<bool>()) known[{greatest_activation, greatest_weight}] = false;
   }
   return known.at({greatest_activation, greatest_weight});

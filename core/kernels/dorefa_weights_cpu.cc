@@ -1,7 +1,10 @@
 #include "core/kernels/dorefa_weights.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include <ATen/Dispatch.h>
@@ -14,8 +17,19 @@
 namespace bitstair::core {
 namespace {
 
+template <typename T>
+using PatternOf = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+
 // NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
 #define BITSTAIR_LOOPS(T)                                                                                            \
+  BITSTAIR_CPU_CLONES PatternOf<T> MaxPattern(const T* t, int64_t size) {                                            \
+    PatternOf<T> max = 0;                                                                                            \
+    for (int64_t i = 0; i < size; ++i) {                                                                             \
+      const PatternOf<T> pattern = std::bit_cast<PatternOf<T>>(t[i]) & (~PatternOf<T>{0} >> 1);                      \
+      max = pattern > max ? pattern : max;                                                                           \
+    }                                                                                                                \
+    return max;                                                                                                      \
+  }                                                                                                                  \
   BITSTAIR_CPU_CLONES void TanhAll(const T* w, int64_t size, T* t) {                                                 \
     for (int64_t i = 0; i < size; ++i) t[i] = TanhOf(w[i]);                                                          \
   }                                                                                                                  \
@@ -59,16 +73,10 @@ void ForBlocks(int64_t size, F&& f) {
   });
 }
 
-// NaN if any element is.
+// NaN if any element is: without its sign, a NaN's pattern is greater than every number's.
 template <typename T>
 T MaxAbs(const T* t, int64_t size) {
-  T max = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    const T a = t[i] < 0 ? -t[i] : t[i];
-    if (!(a <= max)) max = a;
-    if (max != max) break;
-  }
-  return max;
+  return std::bit_cast<T>(MaxPattern(t, size));
 }
 
 // t = tanh(w); returns max|t|.

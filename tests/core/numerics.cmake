@@ -1,8 +1,16 @@
 # quant/ kernels/ nn/ training/
 bitstair_test(core_numerics_test
   SOURCES
-    kernels/quant_math_test.cc kernels/batch_norm_test.cc kernels/max_pool_test.cc quant/dorefa_test.cc nn/quantized_layers_test.cc nn/fast_layers_test.cc nn/network_test.cc
+    kernels/quant_math_test.cc kernels/batch_norm_test.cc kernels/max_pool_test.cc kernels/fused/fused_norm_test.cc quant/dorefa_test.cc nn/quantized_layers_test.cc nn/fast_layers_test.cc nn/network_test.cc
     training/sgd_test.cc training/schedule_test.cc training/train_step_test.cc training/calibrate_test.cc
   LIBS bitstair_core_numerics)
 # One thread: on a busy machine OpenMP's barriers make these small loops many times slower. A test of its own covers more threads.
 set_tests_properties(core_numerics_test PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)
+
+# The same layers with oneDNN's instruction sets lowered (no VNNI: products are added in int16) and with ATen's.
+foreach(isa AVX512_CORE AVX2)
+  add_test(NAME core_fast_layers_${isa} COMMAND core_numerics_test --gtest_filter=FastLayersTest.*)
+  set_tests_properties(core_fast_layers_${isa} PROPERTIES LABELS unit TIMEOUT 120 ENVIRONMENT "OMP_NUM_THREADS=1;ONEDNN_MAX_CPU_ISA=${isa}")
+endforeach()
+add_test(NAME core_fast_layers_aten_default COMMAND core_numerics_test --gtest_filter=FastLayersTest.*)
+set_tests_properties(core_fast_layers_aten_default PROPERTIES LABELS unit TIMEOUT 120 ENVIRONMENT "OMP_NUM_THREADS=1;ATEN_CPU_CAPABILITY=default")
