@@ -156,5 +156,25 @@ TEST(EvaluateTest, CoversEachImageOnce) {
   EXPECT_EQ(Evaluate(**network, data, 5, 5, 4).images, 0);
 }
 
+// In numerics fast a NaN never becomes a code: the step ends with an error that names the layer, and the weights stay.
+TEST(TrainStepTest, ANotANumberEndsAFastStepWithTheLayersName) {
+  const ImageDataset data = SyntheticData(32, 1, 28, 4);
+  NetworkConfig config = Config(4, 4, ActivationFunction::kClip);
+  config.numerics = Numerics::kFast;
+  auto network = CreateNetwork(config);
+  ASSERT_TRUE(network.ok());
+  Sgd sgd((*network)->parameters(), SgdOptions{});
+  LocalGradients gradients;
+  TrainStep step(network->get(), &sgd, &gradients);
+  ASSERT_TRUE(step.Run(BatchOf(data, 0, 32, 0), 0.1).ok());
+  for (const Parameter& p : (*network)->parameters()) {
+    if (p.name == "bn2.weight") p.latent.detach()[3].fill_(std::numeric_limits<float>::quiet_NaN());
+  }
+  const absl::StatusOr<StepResult> result = step.Run(BatchOf(data, 0, 32, 7), 0.1);
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kInternal);
+  EXPECT_NE(std::string(result.status().message()).find("batch 7: an activation after bn2 is not a number"), std::string::npos) << result.status();
+}
+
 }  // namespace
 }  // namespace bitstair::core
