@@ -10,9 +10,9 @@ namespace bitstair::core {
 
 void KeepFreedMemory() {
 #if defined(__GLIBC__)
-  constexpr int kNever = std::numeric_limits<int>::max();
+  constexpr int never = std::numeric_limits<int>::max();
   mallopt(M_MMAP_MAX, 0);  // M_MMAP_THRESHOLD takes no more than 32 MiB
-  mallopt(M_TRIM_THRESHOLD, kNever);
+  mallopt(M_TRIM_THRESHOLD, never);
 #endif
 }
 

@@ -15,6 +15,8 @@
 namespace bitstair::core {
 namespace {
 
+constexpr int64_t kGreatestByte = 255;
+
 // Bytes of int32 sums that are made, counted and made small before the next ones: they stay in the second-level cache.
 constexpr int64_t kSumsInCache = int64_t{1} << 20;
 
@@ -148,7 +150,6 @@ Features FastImages(const at::Tensor& images) {
 
 Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Tensor& operand, const at::Tensor& leaf, double leaf_scale, int64_t greatest,
                   bool training) {
-  constexpr int64_t kGreatestByte = 255;
   const std::shared_ptr<FastFeatures> in = features.fast;
   const at::Tensor& x = in->numbers;
   const ConvolutionShape& shape = layer.kernels.shape();
