@@ -1,21 +1,23 @@
 // One participant of `./dev bench step` and `step_memory`: whole training steps of the core on one fixed batch, in the protocol of bench/peers/protocol.py.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <memory>
 #include <sstream>
 #include <string>
 
+#include <gperftools/malloc_extension.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "core/kernels/allocator.h"
+#include "core/kernels/step_clock.h"
 #include "core/nn/network.h"
 #include "core/training/sgd.h"
 #include "core/training/train_step.h"
@@ -27,6 +29,7 @@ using bitstair::core::Batch;
 constexpr int kUnsupported = 3;
 constexpr int kWarmUpSteps = 4;
 constexpr int kMemorySteps = 3;
+constexpr int kSplitSteps = 8;
 
 // Bytes of VmRSS or VmHWM.
 int64_t ResidentBytes(const std::string& key) {
@@ -61,6 +64,32 @@ struct Trainer {
   }
 };
 
+// Bytes per second of copying an array that no cache holds: read once, written once.
+double CopyBandwidth() {
+  constexpr int64_t bytes = int64_t{256} << 20;
+  const at::Tensor from = at::ones({bytes}, at::kByte), to = at::ones({bytes}, at::kByte);
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    at::parallel_for(0, bytes, bytes / 64, [&](int64_t a, int64_t b) { std::memcpy(to.data_ptr<uint8_t>() + a, from.data_ptr<uint8_t>() + a, b - a); });
+    best = std::max(best, 2.0 * bytes / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return best;
+}
+
+// Seconds of the parts of a step; bytes that the element-wise kernels move; and how fast they and a plain copy go, in bytes per second.
+nlohmann::json Split(Trainer& trainer) {
+  bitstair::core::StartStepClock();
+  for (int i = 0; i < kSplitSteps; ++i) trainer.Step();
+  const bitstair::core::StepTimes times = bitstair::core::StopStepClock();
+  nlohmann::json split;
+  for (int i = 0; i < bitstair::core::kStepParts; ++i) split[NameOf(static_cast<bitstair::core::StepPart>(i))] = times.seconds[i] / kSplitSteps;
+  split["elementwise_bytes"] = times.elementwise_bytes / kSplitSteps;
+  split["elementwise_bandwidth"] = static_cast<double>(times.elementwise_bytes) / times.seconds[static_cast<size_t>(bitstair::core::StepPart::kElementwise)];
+  split["copy_bandwidth"] = CopyBandwidth();
+  return split;
+}
+
 bitstair::core::NetworkConfig ConfigOf(const std::string& network, int bits, const std::string& numerics) {
   bitstair::core::NetworkConfig config;
   config.network = network;
@@ -89,14 +118,13 @@ int main(int argc, char** argv) {
     return kUnsupported;
   }
   try {
-    bitstair::core::KeepFreedMemory();
     at::set_num_threads(threads);
     {
       // Code and tables that are loaded late belong to the libraries, not to the network's memory.
       Trainer small(ConfigOf("resnet20", 4, numerics), 2);
       small.Step();
     }
-    malloc_trim(0);
+    MallocExtension::instance()->ReleaseFreeMemory();
     const int64_t baseline = ResidentBytes("VmRSS");
     Trainer trainer(ConfigOf(network, mode == "w4a4" ? 4 : 32, numerics), batch);
     for (int i = 0; i < kWarmUpSteps; ++i) trainer.Step();
@@ -116,6 +144,8 @@ int main(int argc, char** argv) {
           trainer.Step();
           answer["seconds"].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
         }
+      } else if (command == "split") {
+        answer["split"] = Split(trainer);
       } else if (command == "memory") {
         std::ofstream("/proc/self/clear_refs") << "5";
         for (int i = 0; i < kMemorySteps; ++i) trainer.Step();

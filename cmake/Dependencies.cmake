@@ -56,6 +56,13 @@ if(BITSTAIR_TORCH)
   add_library(bitstair_onednn INTERFACE)
   target_compile_options(bitstair_onednn INTERFACE "SHELL:-isystem ${ONEDNN_INCLUDE_DIR}")
   target_link_libraries(bitstair_onednn INTERFACE ${ONEDNN_LIBRARY})
+
+  # The allocator of programs that train: it keeps what a step frees for the next one, with fewer holes than glibc's (docs/adr/0006). Sanitizers bring their own.
+  add_library(bitstair_malloc INTERFACE)
+  if(NOT BITSTAIR_SANITIZE)
+    find_library(TCMALLOC_LIBRARY tcmalloc_minimal REQUIRED)
+    target_link_options(bitstair_malloc INTERFACE "SHELL:-Wl,--no-as-needed ${TCMALLOC_LIBRARY} -Wl,--as-needed")
+  endif()
 endif()
 
 if(BITSTAIR_CUDA)

@@ -1,10 +1,10 @@
 # quant/ kernels/ nn/ training/
 bitstair_library(bitstair_core_numerics
   SOURCES
-    kernels/activation_cpu.cc kernels/batch_norm_cpu.cc kernels/dorefa_weights_cpu.cc kernels/max_pool_cpu.cc kernels/allocator.cc kernels/sgd_cpu.cc
+    kernels/activation_cpu.cc kernels/batch_norm_cpu.cc kernels/dorefa_weights_cpu.cc kernels/max_pool_cpu.cc kernels/sgd_cpu.cc kernels/step_clock.cc
     kernels/convolution_onednn.cc kernels/fused/fused_norm.cc kernels/fused/fused_pool.cc kernels/fused/norm_avx512.cc kernels/fused/norm_plain.cc
-    quant/dorefa.cc quant/quantizer.cc
-    nn/activation.cc nn/batch_norm.cc nn/convnet28.cc nn/fast_layers.cc nn/layered_network.cc nn/network.cc nn/network_state.cc nn/quantized_conv2d.cc nn/quantized_linear.cc
+    quant/dorefa.cc quant/weight_pass.cc quant/quantizer.cc
+    nn/activation.cc nn/batch_norm.cc nn/convnet28.cc nn/fast_convolve.cc nn/fast_normalize.cc nn/fast_shapes.cc nn/layered_network.cc nn/network.cc nn/network_state.cc nn/quantized_conv2d.cc nn/quantized_linear.cc
     nn/resnet.cc nn/resnet_imagenet.cc nn/tape.cc nn/weight.cc
     training/calibrate.cc training/evaluate.cc training/normalized_images.cc training/schedule.cc training/sgd.cc training/train_step.cc
   LIBS bitstair_torch bitstair_onednn bitstair_core_storage absl::status absl::statusor absl::strings)

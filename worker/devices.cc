@@ -15,7 +15,7 @@ namespace bitstair::worker {
 namespace {
 
 constexpr char kLibTorchVersion[] = "2.11.0";
-constexpr int kNumericsVersion = 2;
+constexpr int kNumericsVersion = 3;
 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 constexpr int kMajor = 75;
 constexpr int kMinor = 76;

@@ -39,6 +39,7 @@ absl::StatusOr<std::vector<std::string>> TrainerEnvironment(const std::map<std::
   }
   variables["OMP_NUM_THREADS"] = absl::StrCat(threads);
   variables["MKL_NUM_THREADS"] = absl::StrCat(threads);
+  variables.emplace("TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD", "1099511627776");  // a data set of gigabytes is no news
   std::vector<std::string> result;
   for (const auto& [name, value] : variables) result.push_back(absl::StrCat(name, "=", value));
   return result;

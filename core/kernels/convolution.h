@@ -20,6 +20,8 @@ struct ConvolutionShape {
 // (AMX, or AMD with AVX512_BF16), float32 elsewhere: Intel's VDPBF16PS without AMX has half the rate of two float32 multiply-adds (docs/adr/0005). A property
 // of the processor, not a measurement: resumed runs must choose alike.
 c10::ScalarType FastFloat();
+// For tests: kFloat, kBFloat16, or kHalf for the processor's own again. False where oneDNN cannot. Not while networks exist.
+bool SetFastFloat(c10::ScalarType type);
 
 // Whether this processor sums products of codes up to these magnitudes exactly: a convolution of all-maximum operands of equal sign, run once per pair.
 // Without VNNI, pairs of products are added in int16 and saturate.
@@ -34,19 +36,27 @@ class Convolution {
 
   const ConvolutionShape& shape() const;
 
-  // operand: [O, I, k, k] float32: odd codes of at most 8 bits (greatest: their bound) or float weights (greatest = 0). Keeps a reference; packs when needed.
+  // operand: [O, I, k, k]: integers (odd codes) of any type, greatest = their bound, at most 255; or float32 weights, greatest = 0. Keeps a reference; packs
+  // when needed.
   void SetWeights(const at::Tensor& operand, int64_t greatest);
 
   // S = conv(codes, weight codes), exact. codes: uint8 [N, H, W, I], values up to greatest_activation; sums: int32 [N, OH, OW, O]. Both contiguous. Routes: as
   // they are; 8-bit weights as o = 2h + 1, sum(a) in an extra channel; where IntegerSumsAreExact says no, codes in two halves of 4 bits.
   void SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums);
 
+  // Frees what SumCodes packed; the next SumCodes packs anew.
+  void DropPackedCodes();
+
   // Floats: x [N, H, W, I], y [N, OH, OW, O], both of FastFloat().
   void Forward(const at::Tensor& x, at::Tensor& y);
-  // dL/dx from dL/dy.
+
+  // The backward pass goes chunk by chunk of the batch, so that a chunk's arrays stay in the cache: BeginBackward, then per chunk InputGradient (dL/dx from
+  // dL/dy) and AddWeightGradient (of x and dL/dy), then TakeWeightGradient: scale times the sum of the chunks' gradients, added in their order, float32
+  // [O, I, k, k]. Arrays as in Forward.
+  void BeginBackward();
   void InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x);
-  // dL/dweight, float32 [O, I, k, k], from x and dL/dy.
-  void WeightGradient(const at::Tensor& x, const at::Tensor& grad_y, at::Tensor& grad_weight);
+  void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y);
+  at::Tensor TakeWeightGradient(double scale);
 
  private:
   class Impl;

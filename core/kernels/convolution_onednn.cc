@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "core/kernels/fused/fused_norm.h"
+#include "core/kernels/step_clock.h"
 
 namespace bitstair::core {
 namespace {
@@ -38,7 +41,17 @@ memory Wrap(const memory::desc& desc, const at::Tensor& tensor) {
   return {desc, Engine(), const_cast<void*>(tensor.const_data_ptr())};
 }
 
-void Run(const dnnl::primitive& primitive, const std::unordered_map<int, memory>& arguments) {
+// Scratchpads are ours, so that they are gone after the call: a primitive's own one would stay as long as the primitive.
+dnnl::primitive_attr Attributes() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
+void Run(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& desc, std::unordered_map<int, memory> arguments) {
+  const memory::desc scratchpad = desc.scratchpad_desc();
+  at::Tensor bytes = at::empty({static_cast<int64_t>(scratchpad.get_size())}, at::kByte);
+  arguments[DNNL_ARG_SCRATCHPAD] = Wrap(scratchpad, bytes);
   primitive.execute(Stream(), arguments);
   Stream().wait();
 }
@@ -59,13 +72,30 @@ bool IsAmd() {
 #endif
 }
 
+// What oneDNN uses, which ONEDNN_MAX_CPU_ISA may lower. Greater sets have the bits of lesser ones.
+unsigned EffectiveIsa() {
+  return static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+}
+
+std::atomic<c10::ScalarType> fast_float{at::kHalf};  // half: as the processor likes it
+
 constexpr int64_t kOddWeightsPadding = 16;  // the channel of ones comes with 15 of zeros, so that rows stay a whole number of registers
 
 }  // namespace
 
 c10::ScalarType FastFloat() {
-  static const bool bfloat16 = CpuHas("amx_bf16") || (IsAmd() && CpuHas("avx512_bf16"));
+  if (const auto chosen = fast_float.load(std::memory_order_relaxed); chosen != at::kHalf) return chosen;
+  static const bool bfloat16 =
+      (EffectiveIsa() & static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16)) == static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16) &&
+      (CpuHas("amx_bf16") || IsAmd());
   return bfloat16 ? at::kBFloat16 : at::kFloat;
+}
+
+bool SetFastFloat(c10::ScalarType type) {
+  if (type == at::kBFloat16 && (EffectiveIsa() & static_cast<unsigned>(dnnl::cpu_isa::avx512_core)) != static_cast<unsigned>(dnnl::cpu_isa::avx512_core))
+    return false;
+  fast_float = type;
+  return true;
 }
 
 class Convolution::Impl {
@@ -77,7 +107,7 @@ class Convolution::Impl {
   void SetWeights(const at::Tensor& operand, int64_t greatest) {
     operand_ = operand;
     greatest_ = greatest;
-    packed_codes_ = packed_forward_ = packed_backward_ = memory();
+    packed_codes_.stale = packed_forward_.stale = true;
   }
 
   void SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums) {
@@ -94,11 +124,19 @@ class Convolution::Impl {
     sums.mul_(16).add_(low);
   }
 
+  void DropPackedCodes() { packed_codes_ = {}; }
+
   void Forward(const at::Tensor& x, at::Tensor& y) {
     Primitives& p = For(x);
-    Pack(p.forward_desc.weights_desc(), &packed_forward_);
-    Run(p.forward,
-        {{DNNL_ARG_SRC, Wrap(p.forward_desc.src_desc(), x)}, {DNNL_ARG_WEIGHTS, packed_forward_}, {DNNL_ARG_DST, Wrap(p.forward_desc.dst_desc(), y)}});
+    Run(p.forward, p.forward_desc,
+        {{DNNL_ARG_SRC, Wrap(p.forward_desc.src_desc(), x)},
+         {DNNL_ARG_WEIGHTS, Pack(packed_forward_, p.forward_desc.weights_desc(), false)},
+         {DNNL_ARG_DST, Wrap(p.forward_desc.dst_desc(), y)}});
+  }
+
+  void BeginBackward() {
+    packed_backward_ = {};
+    weight_gradient_ = at::Tensor();
   }
 
   void InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x) {
@@ -108,36 +146,60 @@ class Convolution::Impl {
       p.input_desc = {Engine(),
                       dnnl::algorithm::convolution_direct,
                       src,
-                      packed_backward_ ? packed_backward_.get_desc() : weights,
+                      backward_layout_.value_or(weights),
                       dst,
                       Pair(shape_.stride),
                       Pair(shape_.padding),
                       Pair(shape_.padding),
-                      p.forward_desc};
+                      p.forward_desc,
+                      Attributes()};
       p.input_gradient = dnnl::convolution_backward_data(p.input_desc);
+      backward_layout_ = p.input_desc.weights_desc();
     }
-    Pack(p.input_desc.weights_desc(), &packed_backward_);
-    Run(p.input_gradient, {{DNNL_ARG_DIFF_SRC, Wrap(p.input_desc.diff_src_desc(), grad_x)},
-                           {DNNL_ARG_WEIGHTS, packed_backward_},
-                           {DNNL_ARG_DIFF_DST, Wrap(p.input_desc.diff_dst_desc(), grad_y)}});
+    Run(p.input_gradient, p.input_desc,
+        {{DNNL_ARG_DIFF_SRC, Wrap(p.input_desc.diff_src_desc(), grad_x)},
+         {DNNL_ARG_WEIGHTS, Pack(packed_backward_, *backward_layout_, false)},
+         {DNNL_ARG_DIFF_DST, Wrap(p.input_desc.diff_dst_desc(), grad_y)}});
   }
 
-  void WeightGradient(const at::Tensor& x, const at::Tensor& grad_y, at::Tensor& grad_weight) {
+  void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y) {
     Primitives& p = For(x);
     if (!p.weight_gradient) {
       const auto [src, weights, dst] = FloatDescs(x);
       const memory::desc any(weights.get_dims(), Type::f32, memory::format_tag::any);
-      p.weight_desc = {Engine(),      dnnl::algorithm::convolution_direct, src, any, dst, Pair(shape_.stride), Pair(shape_.padding), Pair(shape_.padding),
-                       p.forward_desc};
+      p.weight_desc = {Engine(),
+                       dnnl::algorithm::convolution_direct,
+                       src,
+                       gradient_layout_.value_or(any),
+                       dst,
+                       Pair(shape_.stride),
+                       Pair(shape_.padding),
+                       Pair(shape_.padding),
+                       p.forward_desc,
+                       Attributes()};
       p.weight_gradient = dnnl::convolution_backward_weights(p.weight_desc);
-      if (p.weight_desc.diff_weights_desc() != PlainWeights()) p.weight_buffer = memory(p.weight_desc.diff_weights_desc(), Engine());
+      gradient_layout_ = p.weight_desc.diff_weights_desc();
     }
-    memory plain = Wrap(PlainWeights(), grad_weight);
-    memory out = p.weight_buffer ? p.weight_buffer : plain;
-    Run(p.weight_gradient,
-        {{DNNL_ARG_SRC, Wrap(p.weight_desc.src_desc(), x)}, {DNNL_ARG_DIFF_WEIGHTS, out}, {DNNL_ARG_DIFF_DST, Wrap(p.weight_desc.diff_dst_desc(), grad_y)}});
-    if (p.weight_buffer) dnnl::reorder(out, plain).execute(Stream(), out, plain);
-    Stream().wait();
+    at::Tensor chunk = at::empty({static_cast<int64_t>(gradient_layout_->get_size() / sizeof(float))}, at::kFloat);
+    Run(p.weight_gradient, p.weight_desc,
+        {{DNNL_ARG_SRC, Wrap(p.weight_desc.src_desc(), x)},
+         {DNNL_ARG_DIFF_WEIGHTS, Wrap(*gradient_layout_, chunk)},
+         {DNNL_ARG_DIFF_DST, Wrap(p.weight_desc.diff_dst_desc(), grad_y)}});
+    if (weight_gradient_.defined()) {
+      weight_gradient_.add_(chunk);
+    } else {
+      weight_gradient_ = chunk;
+    }
+  }
+
+  at::Tensor TakeWeightGradient(double scale) {
+    at::Tensor plain = at::empty({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}, at::kFloat);
+    if (!weight_gradient_.defined()) return plain.zero_();  // no images
+    at::Tensor factor = at::full({1}, scale, at::kFloat);
+    Reorder(Wrap(*gradient_layout_, weight_gradient_), Wrap(PlainWeights(Type::f32), plain), &factor);
+    weight_gradient_ = at::Tensor();
+    packed_backward_ = {};
+    return plain;
   }
 
  private:
@@ -149,7 +211,6 @@ class Convolution::Impl {
     dnnl::convolution_backward_data input_gradient;
     dnnl::convolution_backward_weights::primitive_desc weight_desc;
     dnnl::convolution_backward_weights weight_gradient;
-    memory weight_buffer;
   };
   struct IntegerPrimitive {
     dnnl::convolution_forward::primitive_desc desc;
@@ -160,8 +221,19 @@ class Convolution::Impl {
   static memory::dims Pair(int64_t x) { return {x, x}; }
   static Size SizeOf(const at::Tensor& nhwc) { return {nhwc.size(0), nhwc.size(1), nhwc.size(2)}; }
 
-  memory::desc PlainWeights() const {
-    return Describe({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}, Type::f32, memory::format_tag::oihw);
+  memory::desc PlainWeights(Type type) const {
+    return Describe({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}, type, memory::format_tag::oihw);
+  }
+
+  static void Reorder(memory from, memory to, const at::Tensor* scale = nullptr) {
+    dnnl::primitive_attr attributes = Attributes();
+    std::unordered_map<int, memory> arguments{{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
+    if (scale != nullptr) {
+      attributes.set_scales_mask(DNNL_ARG_SRC, 0);
+      arguments[DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC] = Wrap(memory::desc({1}, Type::f32, memory::format_tag::x), *scale);
+    }
+    const dnnl::reorder::primitive_desc desc(from, to, attributes);
+    Run(dnnl::reorder(desc), desc, std::move(arguments));
   }
 
   std::array<memory::desc, 3> FloatDescs(const at::Tensor& x) const {
@@ -180,12 +252,14 @@ class Convolution::Impl {
                         dnnl::prop_kind::forward_training,
                         dnnl::algorithm::convolution_direct,
                         src,
-                        packed_forward_ ? packed_forward_.get_desc() : weights,
+                        forward_layout_.value_or(weights),
                         dst,
                         Pair(shape_.stride),
                         Pair(shape_.padding),
-                        Pair(shape_.padding)};
+                        Pair(shape_.padding),
+                        Attributes()};
       p.forward = dnnl::convolution_forward(p.forward_desc);
+      forward_layout_ = p.forward_desc.weights_desc();
     }
     return p;
   }
@@ -202,49 +276,52 @@ class Convolution::Impl {
                 dnnl::prop_kind::forward_inference,
                 dnnl::algorithm::convolution_direct,
                 src,
-                packed_codes_ ? packed_codes_.get_desc() : weights,
+                codes_layout_.value_or(weights),
                 dst,
                 Pair(shape_.stride),
                 Pair(shape_.padding),
-                Pair(shape_.padding)};
+                Pair(shape_.padding),
+                Attributes()};
       p.forward = dnnl::convolution_forward(p.desc);
+      codes_layout_ = p.desc.weights_desc();
     }
-    if (!packed_codes_) packed_codes_ = PackCodes(p.desc.weights_desc(), odd);
     at::Tensor all = odd ? at::empty({sums.size(0), sums.size(1), sums.size(2), out}, at::kInt) : sums;
-    Run(p.forward, {{DNNL_ARG_SRC, Wrap(p.desc.src_desc(), codes)}, {DNNL_ARG_WEIGHTS, packed_codes_}, {DNNL_ARG_DST, Wrap(p.desc.dst_desc(), all)}});
+    Run(p.forward, p.desc,
+        {{DNNL_ARG_SRC, Wrap(p.desc.src_desc(), codes)},
+         {DNNL_ARG_WEIGHTS, Pack(packed_codes_, p.desc.weights_desc(), odd)},
+         {DNNL_ARG_DST, Wrap(p.desc.dst_desc(), all)}});
     if (odd) {
       JoinOddWeights(all.const_data_ptr<int32_t>(), out, {sums.numel() / shape_.out_channels, shape_.out_channels}, sums.mutable_data_ptr<int32_t>());
     }
   }
 
-  memory PackCodes(const memory::desc& desc, bool odd) const {
-    at::Tensor plain = operand_.detach().to(at::kFloat).reshape({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}).contiguous();
+  // Weights in the order a primitive wants. Memory that lasts is filled anew instead of freed: that would leave holes between what lives for a step.
+  struct Packed {
+    memory data;
+    bool stale = true;
+  };
+
+  // operand_ in the layout and type of desc. odd: with what SumWhole says.
+  const memory& Pack(Packed& packed, const memory::desc& desc, bool odd) const {
+    if (!packed.stale && packed.data.get_desc() == desc) return packed.data;
+    at::Tensor plain = operand_.detach().reshape({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}).to(at::kFloat).contiguous();
     if (odd) {
       const at::Tensor more = at::zeros({kOddWeightsPadding, shape_.in_channels, shape_.kernel, shape_.kernel});
       more[0].fill_(1);
       plain = at::cat({(plain - 1) / 2, more});
     }
-    memory from = Wrap(Describe({plain.size(0), plain.size(1), plain.size(2), plain.size(3)}, Type::f32, memory::format_tag::oihw), plain);
-    memory packed(desc, Engine());
-    dnnl::reorder(from, packed).execute(Stream(), from, packed);
-    Stream().wait();
-    return packed;
-  }
-
-  // operand_ in the layout and type of desc.
-  void Pack(const memory::desc& desc, memory* packed) const {
-    if (*packed && packed->get_desc() == desc) return;
-    const at::Tensor plain = operand_.detach().to(at::kFloat).contiguous();
-    memory from = Wrap(PlainWeights(), plain);
-    *packed = memory(desc, Engine());
-    dnnl::reorder(from, *packed).execute(Stream(), from, *packed);
-    Stream().wait();
+    if (!packed.data || packed.data.get_desc() != desc) packed.data = memory(desc, Engine());
+    Reorder(Wrap(Describe({plain.size(0), plain.size(1), plain.size(2), plain.size(3)}, Type::f32, memory::format_tag::oihw), plain), packed.data);
+    packed.stale = false;
+    return packed.data;
   }
 
   const ConvolutionShape shape_;
   at::Tensor operand_;
   int64_t greatest_ = 0;
-  memory packed_codes_, packed_forward_, packed_backward_;
+  Packed packed_codes_, packed_forward_, packed_backward_;
+  std::optional<memory::desc> codes_layout_, forward_layout_, backward_layout_, gradient_layout_;  // of the first size seen; others follow it
+  at::Tensor weight_gradient_;                                                                     // of the chunks so far, in gradient_layout_
   std::map<Size, Primitives> primitives_;
   std::map<Size, IntegerPrimitive> integer_;
 };
@@ -277,16 +354,30 @@ void Convolution::SetWeights(const at::Tensor& operand, int64_t greatest) {
   impl_->SetWeights(operand, greatest);
 }
 void Convolution::SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums) {
+  const StepTimer timer(StepPart::kConvForward);
   impl_->SumCodes(codes, greatest_activation, sums);
 }
+void Convolution::DropPackedCodes() {
+  impl_->DropPackedCodes();
+}
 void Convolution::Forward(const at::Tensor& x, at::Tensor& y) {
+  const StepTimer timer(StepPart::kConvForward);
   impl_->Forward(x, y);
 }
+void Convolution::BeginBackward() {
+  impl_->BeginBackward();
+}
 void Convolution::InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x) {
+  const StepTimer timer(StepPart::kConvBackward);
   impl_->InputGradient(grad_y, grad_x);
 }
-void Convolution::WeightGradient(const at::Tensor& x, const at::Tensor& grad_y, at::Tensor& grad_weight) {
-  impl_->WeightGradient(x, grad_y, grad_weight);
+void Convolution::AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y) {
+  const StepTimer timer(StepPart::kConvBackward);
+  impl_->AddWeightGradient(x, grad_y);
+}
+at::Tensor Convolution::TakeWeightGradient(double scale) {
+  const StepTimer timer(StepPart::kConvBackward);
+  return impl_->TakeWeightGradient(scale);
 }
 
 }  // namespace bitstair::core

@@ -1,7 +1,7 @@
 // The update of stochastic gradient descent, one pass over memory.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
 
 namespace bitstair::core {
 
@@ -12,8 +12,9 @@ struct SgdFactors {
   bool nesterov = false;
 };
 
-// g = gradient + weight_decay w;  v = momentum v + g;  w -= learning_rate (nesterov ? g + momentum v : v). Contiguous CPU tensors of one shape and dtype,
-// float32 or float64; factors are rounded to the dtype. In place in w and v.
-void UpdateSgd(const at::Tensor& gradient, const SgdFactors& factors, at::Tensor& w, at::Tensor& v);
+// g = gradient + weight_decay w;  v = momentum v + g;  w -= learning_rate (nesterov ? g + momentum v : v). In place in w and v; float or double, to which the
+// factors are rounded.
+template <typename T>
+void UpdateSgd(const T* gradient, const SgdFactors& factors, int64_t size, T* w, T* v);
 
 }  // namespace bitstair::core

@@ -1,9 +1,5 @@
 #include "core/kernels/sgd.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-
 #include "core/kernels/cpu_clones.h"
 
 namespace bitstair::core {
@@ -25,23 +21,13 @@ BITSTAIR_LOOPS(double)
 #undef BITSTAIR_LOOPS
 // NOLINTEND(bugprone-macro-parentheses)
 
-constexpr int64_t kGrainElements = 16384;
-
 }  // namespace
 
-void UpdateSgd(const at::Tensor& gradient, const SgdFactors& factors, at::Tensor& w, at::Tensor& v) {
-  TORCH_CHECK(w.is_contiguous() && v.is_contiguous() && gradient.is_contiguous() && gradient.sizes() == w.sizes() && v.sizes() == w.sizes() &&
-                  gradient.scalar_type() == w.scalar_type() && v.scalar_type() == w.scalar_type(),
-              "SGD: gradient ", gradient.sizes(), " and momentum ", v.sizes(), " for weights ", w.sizes());
-  AT_DISPATCH_FLOATING_TYPES(w.scalar_type(), "UpdateSgd", [&] {
-    const auto* g = gradient.const_data_ptr<scalar_t>();
-    auto* pw = w.mutable_data_ptr<scalar_t>();
-    auto* pv = v.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, w.numel(), kGrainElements, [&](int64_t b, int64_t e) {
-      Update(g + b, static_cast<scalar_t>(factors.learning_rate), static_cast<scalar_t>(factors.momentum), static_cast<scalar_t>(factors.weight_decay),
-             factors.nesterov, e - b, pw + b, pv + b);
-    });
-  });
+template <typename T>
+void UpdateSgd(const T* gradient, const SgdFactors& factors, int64_t size, T* w, T* v) {
+  Update(gradient, static_cast<T>(factors.learning_rate), static_cast<T>(factors.momentum), static_cast<T>(factors.weight_decay), factors.nesterov, size, w, v);
 }
+template void UpdateSgd(const float*, const SgdFactors&, int64_t, float*, float*);
+template void UpdateSgd(const double*, const SgdFactors&, int64_t, double*, double*);
 
 }  // namespace bitstair::core

@@ -6,8 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -15,15 +15,10 @@
 
 #include "core/kernels/convolution.h"
 #include "core/nn/features.h"
+#include "core/nn/network.h"
 #include "core/quant/quantizer.h"
 
 namespace bitstair::core {
-
-// An activation turned out not to be a number: what() names the batch norm before it.
-class NotANumber : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 // dL/d(the number that the features hold) = sum of scale * gradient.
 struct FeatureGradient {
@@ -38,11 +33,32 @@ struct FastFeatures {
   std::shared_ptr<std::vector<FeatureGradient>> parts = std::make_shared<std::vector<FeatureGradient>>();
 };
 
+// dL/dS of a convolution, as what it follows from: the convolution's backward pass makes it for some images at a time.
+struct SumsGradient {
+  static constexpr int64_t kMaskWordBits = 16;
+
+  std::vector<FeatureGradient> parts;  // g before the mask, one or two
+  at::Tensor mask;                     // undefined: g passes everywhere
+  at::Tensor sums;
+  std::vector<float> mean, a, b, c;  // per channel: dL/dS = g a + (S - mean) b + c
+
+  bool defined() const { return !parts.empty(); }
+  // Chunks begin at multiples of so many images, because masks are words.
+  static int64_t Multiple(int64_t elements_per_image);
+  // out: [count, H, W, C], of FastFloat()
+  void Make(int64_t first, int64_t count, at::Tensor& out) const;
+};
+
 struct FastSums {
-  at::Tensor sums;  // [N, H, W, C]: int16 or int32 integers, or FastFloat()
+  std::vector<int64_t> size;  // [N, H, W, C]
+  // Training: of all images, int16 or int32 integers or FastFloat(). The mean and (biased) variance of S over the batch are float64.
+  at::Tensor sums;
+  at::Tensor mean, variance;
   at::Tensor token;
-  at::Tensor mean, variance;                                              // of S over the batch, float64; training only
-  std::shared_ptr<at::Tensor> gradient = std::make_shared<at::Tensor>();  // dL/dS, FastFloat()
+  std::shared_ptr<SumsGradient> gradient = std::make_shared<SumsGradient>();
+  // Evaluation: computes the sums of `count` images, int32 or FastFloat(), count <= chunk.
+  std::function<at::Tensor(int64_t first, int64_t count)> make;
+  int64_t chunk = 1;
 };
 
 // The state of one convolution or linear layer in numerics "fast".
@@ -55,8 +71,8 @@ struct FastConvolution {
 // Images as the first layer takes them: [N, C, H, W] float32 -> channels-last FastFloat().
 Features FastImages(const at::Tensor& images);
 
-// operand: what the layer multiplies with, [O, I, k, k] or [O, I]; leaf = leaf_scale * operand gets the gradient; greatest: bound of |operand|, 0 for floats.
-// Integer sums where both sides are codes of at most 8 bits, floats otherwise. training: with moments.
+// operand: what the layer multiplies with, [O, I, k, k] or [O, I]; leaf gets the gradient by leaf_scale * operand; greatest: bound of |operand|, 0 for floats.
+// Integer sums where both sides are codes of at most 8 bits, floats otherwise. training: at once, with moments; otherwise when FastNormalize asks.
 Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Tensor& operand, const at::Tensor& leaf, double leaf_scale, int64_t greatest,
                   bool training);
 

@@ -1,7 +1,7 @@
 // What flows between the layers of a network.
 //
 // Gradients are derivatives by the numbers a tensor holds: dL/dcode on codes, dL/dS on sums. A code's value is scale * code, so dL/dcode = scale * dL/dvalue.
-// Only a Parameter's leaf differs from what the forward pass multiplies with: it holds values w_q, and gets dL/dw_q.
+// Only a Parameter's leaf gets another one: dL/dw_q, of the values w_q that its codes mean.
 #pragma once
 
 #include <cstdint>

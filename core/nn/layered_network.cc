@@ -13,7 +13,9 @@ namespace bitstair::core {
 LayeredNetwork::LayeredNetwork(NetworkConfig config, QuantizerFamily family) : config_(std::move(config)), family_(std::move(family)) {}
 
 void LayeredNetwork::QuantizeWeights() {
-  for (Weight* weight : quantized_) weight->Quantize();
+  std::vector<WeightToQuantize> weights;
+  for (const Weight* weight : quantized_) weights.push_back(weight->to_quantize());
+  if (const std::optional<size_t> bad = bitstair::core::QuantizeWeights(weights)) throw NotANumber("parameter " + quantized_[*bad]->name() + " is not finite");
 }
 
 at::Tensor LayeredNetwork::Forward(const at::Tensor& images, bool training) {
@@ -52,7 +54,7 @@ std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, cons
   std::unique_ptr<WeightQuantizer> quantizer;
   if (quantized && config_.weight_bits != 32) quantizer = family_.weights(config_.weight_bits, {config_.detach_weight_max});
   const bool listed = quantizer != nullptr;
-  auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer));
+  auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), config_.numerics == Numerics::kFast);
   parameters_.push_back(weight->parameter());
   if (listed) quantized_.push_back(weight.get());
   return weight;

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -15,9 +16,15 @@ namespace bitstair::core {
 
 class WeightQuantizer;  // core/quant/quantizer.h
 
-// One learned tensor. `latent` is what the optimiser owns and the checkpoint stores. `leaf` is what the forward pass reads and what autograd
-// (and the Reducer) put the gradient on: for a quantised weight the float values w_q of the quantised weights, otherwise the same tensor as `latent`.
-// Both keep their identity for the network's life.
+// What should be a number is not: what() names it.
+class NotANumber : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// One learned tensor. `latent` is what the optimiser owns and the checkpoint stores. `leaf` is what autograd (and the Reducer) put the gradient on: dL/dw_q for
+// a quantised weight, whose leaf is a tensor of its own on latent's memory; otherwise the same tensor as `latent`. Both keep their identity for the network's
+// life.
 struct Parameter {
   std::string name;  // torchvision's name, e.g. "layer1.0.conv1.weight"
   at::Tensor latent;
@@ -47,7 +54,7 @@ class Network {
  public:
   virtual ~Network() = default;
 
-  // latent -> leaf for every quantised weight. Call after each change of the latent weights and before Forward.
+  // latent -> codes for every quantised weight. Call after each change of the latent weights and before Forward. Throws NotANumber, naming the weight.
   virtual void QuantizeWeights() = 0;
 
   // images: [N, C, H, W], normalised pixels of config().dtype. Returns logits [N, classes]. training: batch statistics, which also update this

@@ -56,7 +56,11 @@ absl::Status NetworkFromTensors(const std::map<std::string, at::Tensor>& tensors
                                                    count > 8 ? absl::StrCat(" and ", count - 8, " more") : ""));
   }
   for (auto& [name, tensor] : owned) tensor.copy_(tensors.at(name));
-  network.QuantizeWeights();
+  try {
+    network.QuantizeWeights();
+  } catch (const NotANumber& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
   return absl::OkStatus();
 }
 

@@ -1,29 +1,22 @@
 #include "core/nn/weight.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
 namespace bitstair::core {
 
-Weight::Weight(std::string name, const at::Tensor& initial, std::unique_ptr<WeightQuantizer> quantizer)
+Weight::Weight(std::string name, const at::Tensor& initial, std::unique_ptr<WeightQuantizer> quantizer, bool compact)
     : name_(std::move(name)), latent_(initial.contiguous()), quantizer_(std::move(quantizer)) {
-  leaf_ = quantizer_ ? at::zeros_like(latent_) : latent_;
+  leaf_ = quantizer_ ? latent_.detach() : latent_;
   leaf_.set_requires_grad(true);
-  Quantize();
+  if (!quantizer_) return;
+  const int64_t greatest = quantizer_->greatest_code();
+  const c10::ScalarType type = !compact || greatest > 255 ? latent_.scalar_type() : greatest > 127 ? at::kShort : at::kChar;
+  codes_ = at::empty(latent_.sizes(), latent_.options().dtype(type));
+  TORCH_CHECK(!QuantizeWeights({to_quantize()}).has_value(), name_, " is not a number");
 }
 
 Parameter Weight::parameter() const {
   return {name_, latent_, leaf_, quantizer_.get(), false};
-}
-
-void Weight::Quantize() {
-  if (!quantizer_) return;
-  const at::NoGradGuard no_grad;
-  at::Tensor values = leaf_.detach();  // shares the memory, so that the leaf keeps its identity
-  Quantized q = quantizer_->Forward(latent_, values);
-  TORCH_CHECK(q.offset == 0, name_, ": layers take weight codes without an offset");
-  codes_ = std::move(q.codes);
-  scale_ = q.scale;
 }
 
 }  // namespace bitstair::core

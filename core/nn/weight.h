@@ -8,24 +8,26 @@
 
 #include "core/nn/network.h"
 #include "core/quant/quantizer.h"
+#include "core/quant/weight_pass.h"
 
 namespace bitstair::core {
 
 class Weight {
  public:
-  // quantizer: null for full precision. initial: becomes the latent tensor.
-  Weight(std::string name, const at::Tensor& initial, std::unique_ptr<WeightQuantizer> quantizer);
+  // quantizer: null for full precision. initial: becomes the latent tensor. compact: codes of at most 8 bits are stored as int8 or int16, for numerics fast;
+  // otherwise in initial's type.
+  Weight(std::string name, const at::Tensor& initial, std::unique_ptr<WeightQuantizer> quantizer, bool compact);
 
   // For the network's list; shares the tensors and borrows the quantiser.
   Parameter parameter() const;
 
-  // latent -> codes and leaf. Nothing to do in full precision.
-  void Quantize();
+  // To be given to QuantizeWeights (quant/weight_pass.h). Only for quantised weights.
+  WeightToQuantize to_quantize() const { return {quantizer_.get(), latent_, codes_}; }
 
-  // What a layer multiplies with: codes (see the last Quantize), or the leaf itself in full precision.
+  // What a layer multiplies with: codes (see the last QuantizeWeights), or the leaf itself in full precision.
   const at::Tensor& operand() const { return quantizer_ ? codes_ : leaf_; }
   const at::Tensor& leaf() const { return leaf_; }
-  double scale() const { return scale_; }  // leaf = scale * operand
+  double scale() const { return quantizer_ ? quantizer_->scale() : 1; }  // value = scale * operand
   int64_t greatest_code() const { return quantizer_ ? quantizer_->greatest_code() : 0; }
   const std::string& name() const { return name_; }
 
@@ -34,7 +36,6 @@ class Weight {
   at::Tensor latent_;
   at::Tensor leaf_;
   at::Tensor codes_;
-  double scale_ = 1;
   std::unique_ptr<WeightQuantizer> quantizer_;
 };
 

@@ -1,5 +1,7 @@
 #include "core/quant/dorefa.h"
 
+#include <cmath>
+
 #include <ATen/ops/empty_like.h>
 
 #include "core/kernels/activation.h"
@@ -9,23 +11,61 @@
 namespace bitstair::core {
 namespace {
 
+template <typename F>
+decltype(auto) WithType(c10::ScalarType type, F&& f) {
+  TORCH_CHECK(type == at::kFloat || type == at::kDouble, "weights of type ", type);
+  return type == at::kFloat ? f(float{}) : f(double{});
+}
+
 class DorefaWeightQuantizer final : public WeightQuantizer {
  public:
   DorefaWeightQuantizer(int bits, bool detach_max) : n_(GreatestCode(bits)), detach_max_(detach_max) {}
 
-  Quantized Forward(const at::Tensor& latent, at::Tensor& values) const override {
-    Quantized q{at::empty_like(latent), 1.0 / static_cast<double>(n_), 0};
-    QuantizeDorefaWeights(latent, static_cast<double>(n_), q.codes, values);
-    return q;
+  // {max|w|}
+  WeightSummary Summarize(WeightBlock latent) const override {
+    return WithType(latent.type, [&](auto t) -> WeightSummary { return {MaxAbs(static_cast<const decltype(t)*>(latent.data), latent.size)}; });
+  }
+  void Add(WeightSummary& sum, const WeightSummary& block) const override {
+    if (block[0] > sum[0] || std::isnan(block[0])) sum[0] = block[0];
+  }
+  void WriteCodes(WeightBlock latent, const WeightSummary& all, void* codes, c10::ScalarType type) const override {
+    WithType(latent.type, [&](auto t) {
+      using T = decltype(t);
+      const T max = MaxTanh(static_cast<T>(all[0])), n = static_cast<T>(n_);
+      const T* w = static_cast<const T*>(latent.data);
+      if (type == at::kChar) {
+        DorefaCodes(w, latent.size, max, n, static_cast<int8_t*>(codes));
+      } else if (type == at::kShort) {
+        DorefaCodes(w, latent.size, max, n, static_cast<int16_t*>(codes));
+      } else {
+        DorefaCodes(w, latent.size, max, n, static_cast<T*>(codes));
+      }
+    });
   }
 
-  at::Tensor Backward(const at::Tensor& latent, const at::Tensor& grad_values) const override {
-    at::Tensor grad = at::empty_like(latent);
-    DorefaWeightsBackward(latent, grad_values.contiguous(), detach_max_, grad);
-    return grad;
+  // A DorefaSums
+  WeightSummary SummarizeGradient(WeightBlock latent, const void* grad_values) const override {
+    return WithType(latent.type, [&](auto t) -> WeightSummary {
+      using T = decltype(t);
+      const DorefaSums sums = SumDorefaGradient(static_cast<const T*>(latent.data), static_cast<const T*>(grad_values), latent.size);
+      return {sums.max, sums.dot, sums.ties};
+    });
+  }
+  void AddGradient(WeightSummary& sum, const WeightSummary& block) const override {
+    DorefaSums all{sum[0], sum[1], sum[2]};
+    all.Add({block[0], block[1], block[2]});
+    sum = {all.max, all.dot, all.ties};
+  }
+  void WriteGradient(WeightBlock latent, const void* grad_values, const WeightSummary& all, void* grad_latent) const override {
+    WithType(latent.type, [&](auto t) {
+      using T = decltype(t);
+      DorefaGradient(static_cast<const T*>(latent.data), static_cast<const T*>(grad_values), latent.size, {all[0], all[1], all[2]}, detach_max_,
+                     static_cast<T*>(grad_latent));
+    });
   }
 
   int64_t greatest_code() const override { return n_; }
+  double scale() const override { return 1.0 / static_cast<double>(n_); }
 
  private:
   const int64_t n_;

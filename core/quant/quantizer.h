@@ -3,6 +3,7 @@
 // their gradients in Backward). Bits: 1..8 (the integer contract, DESIGN section 4) or 16 (the same formulas, outside of the contract).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,18 +22,37 @@ struct Quantized {
   double offset = 0;
 };
 
+// What a weight quantiser gathers of a whole tensor in a first pass and needs of it in the second; what the numbers mean is its own affair.
+using WeightSummary = std::array<double, 4>;
+
+// Elements of a tensor: float32 or float64.
+struct WeightBlock {
+  const void* data = nullptr;
+  c10::ScalarType type = c10::ScalarType::Float;
+  int64_t size = 0;
+};
+
+// Works on blocks of a tensor, so that one pass over all tensors of a network keeps all threads busy (quant/weight_pass.h). Each direction has two passes:
+// one gathers summaries, which are added in the order of the blocks, one writes. Calls come from several threads at once. value = scale() * code.
 class WeightQuantizer {
  public:
   virtual ~WeightQuantizer() = default;
 
-  // Codes of the latent weights (contiguous, float32 or float64, CPU), and into `values` (same shape and dtype, written in place) what the codes mean.
-  virtual Quantized Forward(const at::Tensor& latent, at::Tensor& values) const = 0;
+  // A tensor with a NaN has one at [0].
+  virtual WeightSummary Summarize(WeightBlock latent) const = 0;
+  virtual void Add(WeightSummary& sum, const WeightSummary& block) const = 0;
+  // codes: `size` integers of latent.type, or kChar or kShort, whichever holds greatest_code().
+  virtual void WriteCodes(WeightBlock latent, const WeightSummary& all, void* codes, c10::ScalarType type) const = 0;
 
-  // dL/dlatent from dL/dvalue; linear in grad_values, so it may run after gradients were averaged over ranks.
-  virtual at::Tensor Backward(const at::Tensor& latent, const at::Tensor& grad_values) const = 0;
+  // dL/dlatent from dL/dvalue; linear in grad_values, so it may run after gradients were averaged over ranks. All of latent.type.
+  virtual WeightSummary SummarizeGradient(WeightBlock latent, const void* grad_values) const = 0;
+  virtual void AddGradient(WeightSummary& sum, const WeightSummary& block) const = 0;
+  // grad_latent may be grad_values.
+  virtual void WriteGradient(WeightBlock latent, const void* grad_values, const WeightSummary& all, void* grad_latent) const = 0;
 
-  // max |code| that Forward can give.
+  // max |code|
   virtual int64_t greatest_code() const = 0;
+  virtual double scale() const = 0;
 };
 
 class ActivationQuantizer {

@@ -3,8 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include "core/kernels/sgd.h"
-#include "core/quant/quantizer.h"
+#include "core/quant/weight_pass.h"
 
 namespace bitstair::core {
 
@@ -14,16 +13,16 @@ Sgd::Sgd(std::vector<Parameter>& parameters, SgdOptions options) : parameters_(p
 
 void Sgd::Step(double learning_rate) {
   const at::NoGradGuard no_grad;
+  std::vector<WeightToUpdate> weights;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     TORCH_CHECK(p.leaf.grad().defined(), p.name, " has no gradient");
-    at::Tensor latent = p.latent.detach();  // shares the memory
-    at::Tensor grad = p.leaf.grad();
-    if (p.quantizer != nullptr) grad = p.quantizer->Backward(latent, grad);
     const double decay = p.batch_norm && !options_.decay_batch_norm ? 0 : options_.weight_decay;
-    UpdateSgd(grad.contiguous(), {learning_rate, options_.momentum, decay, options_.nesterov}, latent, momentum_[i]);
+    // detach() shares the memory
+    weights.push_back({p.quantizer, p.latent.detach(), p.leaf.grad().contiguous(), momentum_[i], {learning_rate, options_.momentum, decay, options_.nesterov}});
     p.leaf.mutable_grad().reset();
   }
+  UpdateWeights(weights);
 }
 
 }  // namespace bitstair::core

@@ -5,7 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "absl/strings/str_cat.h"
-#include "core/nn/fast_layers.h"
+#include "core/kernels/step_clock.h"
 
 namespace bitstair::core {
 namespace {
@@ -31,11 +31,14 @@ std::string WhereNotFinite(Network& network, const at::Tensor& images) {
 TrainStep::TrainStep(Network* network, Sgd* sgd, GradientSink* gradients) : network_(network), sgd_(sgd), gradients_(gradients) {}
 
 absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_rate) {
-  network_->QuantizeWeights();
   gradients_->PrepareForward();
   const at::Tensor images = batch.images.to(network_->config().dtype);
   at::Tensor logits;
   try {
+    {
+      const StepTimer timer(StepPart::kWeights);
+      network_->QuantizeWeights();
+    }
     logits = network_->Forward(images, /*training=*/true);
   } catch (const NotANumber& error) {
     return absl::InternalError(absl::StrCat("batch ", batch.index, ": ", error.what(), "; ", WhereNotFinite(*network_, images)));
@@ -52,7 +55,11 @@ absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_ra
 
   gradients_->PrepareBackward(loss);
   loss.backward();
-  gradients_->Finish();
+  {
+    const StepTimer timer(StepPart::kAllReduce);
+    gradients_->Finish();
+  }
+  const StepTimer timer(StepPart::kOptimiser);
   sgd_->Step(learning_rate);
   return result;
 }

@@ -67,18 +67,18 @@ TEST(StageKeyTest, GoldenDocument) {
       StageKeyDocument(stages[1], "PARENT"),
       R"({"activation":"clip","activation_bits":32,"calibration_percentile":99.9,"data":{"augmentation":"none","sha256":")" + testing::kDigestA +
           R"("},"decay_batch_norm":true,"epochs":2,"images_per_rank":64,"momentum":0.9,"nesterov":true,"network":"convnet28","numerics":"fast",)"
-          R"("numerics_version":2,"parents":["PARENT"],"quantizer":"dorefa","ranks":2,"schedule":{"epochs":8,"kind":"cosine","learning_rate":0.02,"offset":0},)"
+          R"("numerics_version":3,"parents":["PARENT"],"quantizer":"dorefa","ranks":2,"schedule":{"epochs":8,"kind":"cosine","learning_rate":0.02,"offset":0},)"
           R"("seed":"1","weight_bits":8,"weight_decay":0.0001})");
 }
 
 // These name training runs in stores and artifact folders that exist. A change here makes every finished stage run again.
 TEST(StageKeyTest, GoldenKeys) {
   const std::map<std::string, std::string> expected = {
-      {"W32A32", "0793c6176f1342188d590d7c73e448487f4bb485134f0f33494cd8e0a5823718"},
-      {"W8A32", "4196e55b8254bd7b0ae1fd1a293759aeec8f8dce44b3575d33a54da2470a50e4"},
-      {"W8A8", "a12b03203b1afb907d4b2a0d8350655ea5a7b5fa65be5e2c2df89b4679b9b8eb"},
-      {"W4A8", "448aaffd7353aea913b76d0ba7d5cc670b542497f4631c0a6bd5b3d1ad165830"},
-      {"W4A4", "1d7e0ed9ab40cd9385e6d6923bcc501dc0bf446370959c086d019168421d7a49"},
+      {"W32A32", "ce7adbd3e88eaf1a6aa798796bf93f67b9eddb115c69a5b43145223479f7cf7c"},
+      {"W8A32", "918e2683a2db4cfd9949eb47d397f5a135925a87246b68d8feed547ea3460665"},
+      {"W8A8", "6308e72d010b3ebeea14fb664abb60ff99be60952b511946f5bd998f0df13643"},
+      {"W4A8", "d5a3592d6979aef85da734b6ccb31b98c11ebf9dad39c067ee22b8af8449b398"},
+      {"W4A4", "e67da2d602e9fb1759fec2552805e2f04806d3d3b6567d9c6d0dbd46ae694ed6"},
   };
   EXPECT_EQ(Keys(testing::SmallSpec()), expected);
 }

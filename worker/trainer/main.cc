@@ -9,7 +9,6 @@
 #include <spdlog/spdlog.h>
 #include <CLI/CLI.hpp>
 
-#include "core/kernels/allocator.h"
 #include "server/daemon/daemon.h"
 #include "worker/trainer/trainer.h"
 #include "worker/trainer/worker_channel.h"
@@ -60,7 +59,6 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
     return 2;
   }
-  bitstair::core::KeepFreedMemory();
   // A lost peer or worker is an error of a call, not a signal.
   std::signal(SIGPIPE, SIG_IGN);
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "core/digest/sha256.h"
+#include "core/kernels/convolution.h"
 #include "core/nn/network_state.h"
 #include "core/training/calibrate.h"
 #include "worker/trainer/stage_config.h"
@@ -21,7 +22,7 @@ namespace {
 
 constexpr int64_t kCalibrationImages = 2048;
 constexpr int kCalibrationBatch = 128;
-constexpr int kNumericsVersion = 2;  // as in server/stage_key.h
+constexpr int kNumericsVersion = 3;  // as in server/stage_key.h
 
 std::string MomentumName(const std::string& parameter) {
   return absl::StrCat("momentum/", parameter);
@@ -163,7 +164,7 @@ std::string ParametersDigest(core::Network& network, core::Sgd& sgd) {
 }
 
 std::string NumericProfile(const v1::StartTrainer& start) {
-  return absl::StrCat("cpu-", at::get_cpu_capability(), "-threads", at::get_num_threads(), "-ranks", start.world_size(), "-libtorch", TORCH_VERSION,
+  return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(), "-ranks", start.world_size(), "-libtorch", TORCH_VERSION,
                       "-numerics", kNumericsVersion);
 }
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <numeric>
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
 #include "core/kernels/fused/norm_kernels.h"
+#include "core/kernels/step_clock.h"
 
 namespace bitstair::core {
 namespace {
@@ -53,6 +55,23 @@ void ForChunks(const VirtualRows& rows, F&& f) {
   });
 }
 
+ConstArray Const(MutableArray array) {
+  return {array.data, array.type};
+}
+
+// One pass over these arrays, for the step's clock.
+class Pass {
+ public:
+  Pass(RowShape shape, std::initializer_list<ConstArray> arrays, const void* mask) : timer_(StepPart::kElementwise) {
+    size_t bits = mask != nullptr ? 1 : 0;
+    for (const ConstArray& array : arrays) bits += array.data != nullptr ? 8 * BytesOf(array.type) : 0;
+    CountElementwiseBytes(shape.size() * static_cast<int64_t>(bits) / 8);
+  }
+
+ private:
+  StepTimer timer_;
+};
+
 std::vector<float> Widen(const float* per_channel, int64_t channels, const VirtualRows& rows) {
   std::vector<float> wide;
   if (per_channel == nullptr) return wide;
@@ -93,7 +112,8 @@ size_t BytesOf(Stored type) {
 
 ChannelMoments::ChannelMoments(int64_t channels) : sum_(channels), squares_(channels), float_sum_(channels), float_squares_(channels) {}
 
-bool ChannelMoments::Add(ConstArray sums, RowShape shape, MutableArray compact) {
+bool ChannelMoments::Add(ConstArray sums, int64_t bound, RowShape shape, MutableArray compact) {
+  const Pass pass(shape, {sums, Const(compact)}, nullptr);
   const auto channels = static_cast<int64_t>(sum_.size());
   TORCH_CHECK(shape.channels == channels, "moments of ", channels, " channels, got ", shape.channels);
   const VirtualRows rows = RowsOf(shape);
@@ -101,18 +121,27 @@ bool ChannelMoments::Add(ConstArray sums, RowShape shape, MutableArray compact) 
   count_ += shape.rows;
   std::atomic<bool> fits{true};
   if (sums.type == Stored::kInt32) {
-    std::vector<int64_t> sum(partials), squares(partials);
+    // So many squares of the greatest S fit 64 bits; chunks of greater S are added up in pieces.
+    const int64_t most_rows = std::max<int64_t>(1, bound > 0 ? std::numeric_limits<int64_t>::max() / bound / bound : 1);
+    std::vector<int64_t> sum(partials);
+    std::vector<Wide> squares(partials);
     ForChunks(rows, [&](int64_t chunk, int64_t begin, int64_t end) {
-      bool chunk_fits = true;
-      // At most 512 rows of squares below 2^54 (|S| < 2^27) stay below 2^63; greater sums are rare enough to be added row by row.
-      Kernels().integer_moments(static_cast<const int32_t*>(sums.data), static_cast<int16_t*>(compact.data), rows, begin, end, sum.data() + chunk * rows.width,
-                                squares.data() + chunk * rows.width, &chunk_fits);
-      if (!chunk_fits) fits = false;
+      bool piece_fits = true;
+      std::vector<int64_t> piece(static_cast<size_t>(2 * rows.width));
+      for (int64_t from = begin; from < end; from += most_rows) {
+        Kernels().integer_moments(static_cast<const int32_t*>(sums.data), static_cast<int16_t*>(compact.data), rows, from, std::min(end, from + most_rows),
+                                  piece.data(), piece.data() + rows.width, &piece_fits);
+        for (int64_t w = 0; w < rows.width; ++w) {
+          sum[chunk * rows.width + w] += piece[w];
+          squares[chunk * rows.width + w] += static_cast<uint64_t>(piece[rows.width + w]);
+        }
+      }
+      if (!piece_fits) fits = false;
     });
     for (size_t i = 0; i < partials; ++i) {
       const int64_t c = static_cast<int64_t>(i) % rows.width % channels;
       sum_[c] += sum[i];
-      squares_[c] += static_cast<uint64_t>(squares[i]);
+      squares_[c] += squares[i];
     }
     return fits;
   }
@@ -146,6 +175,7 @@ void JoinOddWeights(const int32_t* s, int64_t stride, RowShape shape, int32_t* s
 }
 
 bool Normalize(const NormalizeArgs& args) {
+  const Pass pass(args.shape, {args.main.sums, args.shortcut, args.shortcut_affine.sums, Const(args.out)}, args.mask);
   const VirtualRows rows = RowsOf(args.shape);
   const std::vector<float> alpha = Widen(args.main.alpha, args.shape.channels, rows), beta = Widen(args.main.beta, args.shape.channels, rows);
   const std::vector<float> other_alpha = Widen(args.shortcut_affine.alpha, args.shape.channels, rows),
@@ -158,6 +188,7 @@ bool Normalize(const NormalizeArgs& args) {
 }
 
 void NormGradientSums(const NormGradientArgs& args, double* grad_sum, double* grad_dot, double* other_dot) {
+  const Pass pass(args.shape, {args.parts[0].gradient, args.parts[1].gradient, args.sums, args.other_sums, Const(args.masked)}, args.mask);
   const VirtualRows rows = RowsOf(args.shape);
   const int64_t channels = args.shape.channels;
   const std::vector<float> mean = Widen(args.mean, channels, rows), other_mean = Widen(args.other_mean, channels, rows);
@@ -180,6 +211,7 @@ void NormGradientSums(const NormGradientArgs& args, double* grad_sum, double* gr
 }
 
 void NormGradientApply(const NormApplyArgs& args) {
+  const Pass pass(args.shape, {args.parts[0].gradient, args.parts[1].gradient, args.sums, Const(args.grad_sums)}, args.mask);
   const VirtualRows rows = RowsOf(args.shape);
   const int64_t channels = args.shape.channels;
   const std::vector<float> mean = Widen(args.mean, channels, rows), a = Widen(args.a, channels, rows), b = Widen(args.b, channels, rows),
@@ -188,7 +220,14 @@ void NormGradientApply(const NormApplyArgs& args) {
 }
 
 void ExpandCodes(const uint8_t* codes, int64_t size, MutableArray out) {
+  const Pass pass({size, 1}, {{codes, Stored::kCodes}, Const(out)}, nullptr);
   at::parallel_for(0, size, kChunkElements, [&](int64_t begin, int64_t end) { Kernels().expand(codes, out, begin, end); });
+}
+
+void AddParts(const GradientPart (&parts)[2], int64_t size, MutableArray sum) {
+  const Pass pass({size, 1}, {parts[0].gradient, parts[1].gradient, Const(sum)}, nullptr);
+  at::parallel_for(0, (size + kChunkElements - 1) / kChunkElements, 1,
+                   [&](int64_t begin, int64_t end) { Kernels().add(parts, sum, begin * kChunkElements, std::min(size, end * kChunkElements)); });
 }
 
 }  // namespace bitstair::core

@@ -43,8 +43,9 @@ inline int64_t MaskBytes(RowShape shape) {
 class ChannelMoments {
  public:
   explicit ChannelMoments(int64_t channels);
-  // sums: kInt32, kBfloat16 or kFloat32. compact: kInt16 takes the sums too, or nothing. False if a sum does not fit int16; `compact` is then not usable.
-  bool Add(ConstArray sums, RowShape shape, MutableArray compact);
+  // sums: kInt32 of at most `bound` < 2^31, or kBfloat16 or kFloat32. compact: kInt16 takes the sums too, or nothing. False if a sum does not fit int16;
+  // `compact` is then not usable.
+  bool Add(ConstArray sums, int64_t bound, RowShape shape, MutableArray compact);
   // Biased variance; E[S^2] - E[S]^2 in float64, at least 0.
   void Finish(double* mean, double* variance) const;
   int64_t count() const { return count_; }
@@ -121,6 +122,9 @@ void NormGradientApply(const NormApplyArgs& args);
 
 // out[i] = float(codes[i]), exact. out: kBfloat16 or kFloat32.
 void ExpandCodes(const uint8_t* codes, int64_t size, MutableArray out);
+
+// sum[i] = scale1 part1[i] + scale2 part2[i], in float32, rounded once. May be the same memory as a part, if the element types are equal.
+void AddParts(const GradientPart (&parts)[2], int64_t size, MutableArray sum);
 
 // The name of the lanes in use: "avx512" or "plain". set_plain_lanes: for tests.
 const char* LanesName();

@@ -9,6 +9,8 @@
 
 #include "core/kernels/cpu_clones.h"
 
+#include "core/kernels/step_clock.h"
+
 namespace bitstair::core {
 namespace {
 
@@ -111,6 +113,10 @@ void GradientRow(const PoolShape& s, const T* grad, const uint8_t* taken, int64_
 }  // namespace
 
 void MaxPoolRows(const PoolShape& shape, ConstArray x, MutableArray pooled, uint8_t* taken) {
+  const StepTimer timer(StepPart::kElementwise);
+  CountElementwiseBytes(shape.images * shape.channels *
+                        (shape.height * shape.width * static_cast<int64_t>(BytesOf(x.type)) +
+                         shape.out_height() * shape.out_width() * static_cast<int64_t>(BytesOf(x.type) + 1)));
   Check(shape);
   const auto run = [&]<typename T>(T) {
     at::parallel_for(0, shape.images * shape.out_height(), 4, [&](int64_t begin, int64_t end) {
@@ -130,6 +136,10 @@ void MaxPoolRows(const PoolShape& shape, ConstArray x, MutableArray pooled, uint
 }
 
 void MaxPoolRowsBackward(const PoolShape& shape, ConstArray grad_pooled, const uint8_t* taken, MutableArray grad_x) {
+  const StepTimer timer(StepPart::kElementwise);
+  CountElementwiseBytes(shape.images * shape.channels *
+                        (shape.height * shape.width * static_cast<int64_t>(BytesOf(grad_x.type)) +
+                         shape.out_height() * shape.out_width() * static_cast<int64_t>(BytesOf(grad_x.type) + 1)));
   Check(shape);
   const auto run = [&]<typename T>(T) {
     at::parallel_for(0, shape.images * shape.height, 4, [&](int64_t begin, int64_t end) {

@@ -140,9 +140,5 @@ struct IntegerSums {
 [[gnu::always_inline]] inline LaneMask BeyondInt16(Ints x) {
   return _mm512_cmpneq_epi32_mask(_mm512_srai_epi32(_mm512_slli_epi32(x.v, 16), 16), x.v);
 }
-// 2a + b
-[[gnu::always_inline]] inline Ints TwiceAPlusB(Ints a, Ints b) {
-  return {_mm512_add_epi32(_mm512_add_epi32(a.v, a.v), b.v)};
-}
 
 }  // namespace bitstair::core::BITSTAIR_LANES

@@ -171,11 +171,5 @@ inline void StoreSums(const IntegerSums& s, int64_t* sum, int64_t* squares) {
 inline LaneMask BeyondInt16(Ints x) {
   return MakeMask([&](int i) { return x.v[i] != static_cast<int16_t>(x.v[i]); });
 }
-// 2a + b
-inline Ints TwiceAPlusB(Ints a, Ints b) {
-  Ints x;
-  for (int i = 0; i < kLanes; ++i) x.v[i] = 2 * a.v[i] + b.v[i];
-  return x;
-}
 
 }  // namespace bitstair::core::BITSTAIR_LANES

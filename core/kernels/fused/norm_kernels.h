@@ -24,6 +24,7 @@ struct NormKernels {
   void (*gradient_apply)(const NormApplyArgs& args, const float* mean, const float* a, const float* b, const float* c, const VirtualRows& rows, int64_t begin,
                          int64_t end);
   void (*expand)(const uint8_t* codes, MutableArray out, int64_t begin, int64_t end);
+  void (*add)(const GradientPart (&parts)[2], MutableArray sum, int64_t begin, int64_t end);
   void (*join)(const int32_t* s, int64_t stride, int64_t channels, int32_t* sums, int64_t begin, int64_t end);
 };
 

@@ -16,7 +16,7 @@ namespace bitstair::core {
 namespace {
 
 std::unique_ptr<Weight> MakeWeight(const at::Tensor& latent, int bits) {
-  return std::make_unique<Weight>("weight", latent, bits == 32 ? nullptr : MakeDorefaWeightQuantizer(bits, {}));
+  return std::make_unique<Weight>("weight", latent, bits == 32 ? nullptr : MakeDorefaWeightQuantizer(bits, {}), false);
 }
 
 Features RandomCodes(at::IntArrayRef shape, int bits) {

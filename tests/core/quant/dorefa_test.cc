@@ -8,25 +8,25 @@
 #include <gtest/gtest.h>
 
 #include "core/kernels/quant_math.h"
+#include "core/quant/weight_pass.h"
 
 namespace bitstair::core {
 namespace {
 
 constexpr int kWidths[] = {1, 2, 3, 4, 5, 6, 7, 8, 16};
 
-Quantized QuantizeWeights(const at::Tensor& w, int bits, at::Tensor* values = nullptr) {
-  at::Tensor v = at::empty_like(w);
-  Quantized q = MakeDorefaWeightQuantizer(bits, {})->Forward(w, v);
-  if (values != nullptr) *values = v;
-  return q;
+at::Tensor Codes(const at::Tensor& w, int bits, c10::ScalarType type = at::kFloat) {
+  return WeightCodes(*MakeDorefaWeightQuantizer(bits, {}), w, type);
+}
+at::Tensor Gradient(const at::Tensor& w, const at::Tensor& g, int bits, const QuantizerOptions& options = {}) {
+  return WeightGradient(*MakeDorefaWeightQuantizer(bits, options), w, g);
 }
 
 TEST(DorefaTest, WeightCodesEqualAPlainLoop) {
   const at::Tensor w = at::randn({7, 5, 3, 3});
   const float* p = w.data_ptr<float>();
   for (int bits : kWidths) {
-    at::Tensor values;
-    const Quantized q = QuantizeWeights(w, bits, &values);
+    const at::Tensor codes = Codes(w, bits);
     const auto n = static_cast<float>(GreatestCode(bits));
     float max = 0;
     for (int64_t i = 0; i < w.numel(); ++i) max = std::max(max, std::abs(static_cast<float>(Tanh(p[i]))));
@@ -34,15 +34,13 @@ TEST(DorefaTest, WeightCodesEqualAPlainLoop) {
     for (int64_t i = 0; i < w.numel(); ++i) {
       const float t = static_cast<float>(Tanh(p[i]));
       const float c = std::nearbyint(n * (t / (2 * max) + 0.5f));
-      ASSERT_EQ(q.codes.data_ptr<float>()[i], 2 * c - n) << "bits " << bits << " at " << i;
-      ASSERT_EQ(values.data_ptr<float>()[i], (2 * c - n) / n);
-      ASSERT_EQ(std::fmod(std::abs(q.codes.data_ptr<float>()[i]), 2.0f), 1.0f) << "codes are odd";
-      ASSERT_LE(std::abs(q.codes.data_ptr<float>()[i]), n);
-      distinct.insert(q.codes.data_ptr<float>()[i]);
+      ASSERT_EQ(codes.data_ptr<float>()[i], 2 * c - n) << "bits " << bits << " at " << i;
+      ASSERT_EQ(std::fmod(std::abs(codes.data_ptr<float>()[i]), 2.0f), 1.0f) << "codes are odd";
+      ASSERT_LE(std::abs(codes.data_ptr<float>()[i]), n);
+      distinct.insert(codes.data_ptr<float>()[i]);
     }
     EXPECT_LE(distinct.size(), size_t{1} << bits);
-    EXPECT_EQ(q.offset, 0);
-    EXPECT_EQ(q.scale, 1.0 / n);
+    EXPECT_EQ(MakeDorefaWeightQuantizer(bits, {})->scale(), 1.0 / n);
   }
 }
 
@@ -50,16 +48,68 @@ TEST(DorefaTest, AllZeroWeightsGiveTheMiddleCodeAndNoGradient) {
   const at::Tensor w = at::zeros({4});
   for (int bits : kWidths) {
     const auto n = static_cast<double>(GreatestCode(bits));
-    const Quantized q = QuantizeWeights(w, bits);
-    EXPECT_TRUE(q.codes.eq(2 * std::nearbyint(n / 2) - n).all().item<bool>()) << bits;
-    EXPECT_TRUE(MakeDorefaWeightQuantizer(bits, {})->Backward(w, at::ones({4})).eq(0).all().item<bool>());
+    EXPECT_TRUE(Codes(w, bits).eq(2 * std::nearbyint(n / 2) - n).all().item<bool>()) << bits;
+    EXPECT_TRUE(Gradient(w, at::ones({4}), bits).eq(0).all().item<bool>());
   }
 }
 
-TEST(DorefaTest, ANanWeightMakesEveryCodeNan) {
-  at::Tensor w = at::randn({20});
-  w[7] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_TRUE(QuantizeWeights(w, 4).codes.isnan().all().item<bool>());
+// Small codes come by a faster tanh: they are the same, also where a weight lies on, just above and just below the edge between two codes.
+TEST(DorefaTest, SmallCodesEqualTheExactOnes) {
+  at::Tensor w = at::randn({40000}) * 0.3;
+  for (int bits = 1; bits <= 8; ++bits) {
+    const double n = static_cast<double>(GreatestCode(bits)), max = Tanh(w.abs().max().item<float>());
+    std::vector<float> edges;
+    for (int64_t c = 0; c < GreatestCode(bits); ++c) {
+      const auto edge = static_cast<float>(std::atanh(max * (2 * (static_cast<double>(c) + 0.5) / n - 1)));
+      float above = edge, below = edge;
+      edges.push_back(edge);
+      for (int step = 0; step < 4; ++step) {
+        edges.push_back(above = std::nextafter(above, 9.0f));
+        edges.push_back(below = std::nextafter(below, -9.0f));
+      }
+    }
+    const at::Tensor all = at::cat({w, at::tensor(edges)});
+    const at::Tensor exact = Codes(all, bits), small = Codes(all, bits, bits == 8 ? at::kShort : at::kChar);
+    EXPECT_TRUE(small.to(at::kFloat).equal(exact)) << bits;
+    EXPECT_TRUE(Codes(all.to(at::kDouble), bits, at::kShort).to(at::kDouble).equal(Codes(all.to(at::kDouble), bits, at::kDouble))) << bits;
+  }
+}
+
+TEST(DorefaTest, TheFastTanhStaysWithinFourUnitsInTheLastPlace) {
+  for (float x = 1e-8f; x < 12; x *= 1.0003f) {
+    const auto exact = static_cast<float>(Tanh(x));
+    ASSERT_LE(std::abs(TanhFast(x) - exact), 4 * (std::nextafter(exact, 2.0f) - exact)) << x;
+    ASSERT_EQ(TanhFast(-x), -TanhFast(x));
+  }
+  EXPECT_EQ(TanhFast(0.0f), 0);
+  EXPECT_EQ(TanhFast(std::numeric_limits<float>::infinity()), 1);
+  EXPECT_TRUE(std::isnan(TanhFast(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(DorefaTest, ANanWeightIsFoundAndNothingWritten) {
+  const auto quantizer = MakeDorefaWeightQuantizer(4, {});
+  const at::Tensor good = at::randn({20}), bad = at::randn({20000});
+  bad[17000] = -std::numeric_limits<float>::quiet_NaN();
+  const at::Tensor codes = at::zeros({20}, at::kChar);
+  EXPECT_EQ(QuantizeWeights({{quantizer.get(), good, codes}, {quantizer.get(), bad, at::zeros({20000}, at::kChar)}}), 1);
+  EXPECT_TRUE(codes.eq(0).all().item<bool>());
+}
+
+// Tensors longer than a block, several at once: as each alone and as the formula says.
+TEST(DorefaTest, OnePassOverManyTensorsEqualsEachAlone) {
+  const auto two = MakeDorefaWeightQuantizer(2, {}), five = MakeDorefaWeightQuantizer(5, {});
+  const WeightQuantizer* quantizers[] = {two.get(), nullptr, five.get()};
+  const int64_t sizes[] = {20001, 9000, 3};
+  std::vector<WeightToUpdate> update;
+  std::vector<at::Tensor> expected;
+  for (int i = 0; i < 3; ++i) {
+    const at::Tensor w = at::randn({sizes[i]}, at::kDouble), g = at::randn({sizes[i]}, at::kDouble), v = at::randn({sizes[i]}, at::kDouble);
+    const at::Tensor grad = quantizers[i] != nullptr ? WeightGradient(*quantizers[i], w, g) : g;
+    expected.push_back(w - 0.1 * (0.9 * v + grad + 0.01 * w));
+    update.push_back({quantizers[i], w, g, v, {0.1, 0.9, 0.01, false}});
+  }
+  UpdateWeights(update);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(at::allclose(update[i].latent, expected[i], 1e-11, 1e-11)) << i;
 }
 
 // Rounding is straight-through, so the gradient is that of f(w) = sum g t/M, which finite differences see (the greatest element must stay so).
@@ -72,7 +122,7 @@ TEST(DorefaTest, WeightGradientEqualsFiniteDifferences) {
     const at::Tensor t = x.tanh();
     return (g * t / t.abs().max()).sum().item<double>();
   };
-  const at::Tensor grad = MakeDorefaWeightQuantizer(3, {})->Backward(w, g);
+  const at::Tensor grad = Gradient(w, g, 3);
   for (int64_t i = 0; i < w.numel(); ++i) {
     at::Tensor up = w.clone(), down = w.clone();
     up[i] += kStep;
@@ -86,13 +136,13 @@ TEST(DorefaTest, TiesShareTheGradientOfTheMaximumEvenly) {
   const at::Tensor g = at::tensor({1.0, 2.0, 3.0, 4.0}, at::kDouble);
   const double m = Tanh(0.8), t2 = Tanh(0.1);
   const double d_max = -(1 * m - 2 * m + 3 * t2 + 4 * m) / (m * m);
-  const at::Tensor grad = MakeDorefaWeightQuantizer(2, {})->Backward(w, g);
+  const at::Tensor grad = Gradient(w, g, 2);
   EXPECT_NEAR(grad[0].item<double>(), (1 - m * m) * (1 / m + d_max / 3), 1e-14);
   EXPECT_NEAR(grad[1].item<double>(), (1 - m * m) * (2 / m - d_max / 3), 1e-14);
   EXPECT_NEAR(grad[2].item<double>(), (1 - t2 * t2) * 3 / m, 1e-14);
   EXPECT_NEAR(grad[3].item<double>(), (1 - m * m) * (4 / m + d_max / 3), 1e-14);
 
-  const at::Tensor detached = MakeDorefaWeightQuantizer(2, {.detach_weight_max = true})->Backward(w, g);
+  const at::Tensor detached = Gradient(w, g, 2, {.detach_weight_max = true});
   EXPECT_NEAR(detached[1].item<double>(), (1 - m * m) * 2 / m, 1e-14);
 }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/quant/dorefa.h"
+#include "core/quant/weight_pass.h"
 
 namespace bitstair::core {
 namespace {
@@ -59,7 +60,7 @@ TEST(SgdTest, AQuantizedWeightIsUpdatedThroughItsQuantizer) {
   std::vector<Parameter> parameters = {{"w", latent, leaf, quantizer.get(), false}};
   Sgd sgd(parameters, {.momentum = 0, .nesterov = false, .weight_decay = 0});
   const at::Tensor grad = at::randn({5}, at::kDouble);
-  const at::Tensor expected = latent - 0.3 * quantizer->Backward(latent, grad);
+  const at::Tensor expected = latent - 0.3 * WeightGradient(*quantizer, latent, grad);
   leaf.mutable_grad() = grad;
   sgd.Step(0.3);
   EXPECT_TRUE(at::allclose(latent, expected, kTolerance, kTolerance));

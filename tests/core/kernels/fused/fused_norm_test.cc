@@ -59,7 +59,7 @@ TEST_P(FusedNormTest, IntegerMomentsAreExactAndSumsAreMadeSmall) {
     const auto s = Integers<int32_t>(shape.size(), -32768, 32767);
     std::vector<int16_t> compact(s.size());
     ChannelMoments moments(shape.channels);
-    ASSERT_TRUE(moments.Add({s.data(), Stored::kInt32}, shape, {compact.data(), Stored::kInt16}));
+    ASSERT_TRUE(moments.Add({s.data(), Stored::kInt32}, 32768, shape, {compact.data(), Stored::kInt16}));
     ASSERT_TRUE(std::equal(s.begin(), s.end(), compact.begin()));
     std::vector<double> mean(shape.channels), variance(shape.channels);
     moments.Finish(mean.data(), variance.data());
@@ -77,13 +77,36 @@ TEST_P(FusedNormTest, IntegerMomentsAreExactAndSumsAreMadeSmall) {
   }
 }
 
+// The squares of a chunk of greatest sums do not fit 64 bits.
+TEST_P(FusedNormTest, MomentsOfTheGreatestSumsAreExact) {
+  constexpr int32_t kMax = std::numeric_limits<int32_t>::max();
+  const RowShape shape{4096, 16};
+  std::vector<int32_t> s(static_cast<size_t>(shape.size()));
+  for (size_t i = 0; i < s.size(); ++i) s[i] = i / 16 % 2 == 0 ? kMax : -kMax;
+  ChannelMoments moments(16);
+  ASSERT_TRUE(moments.Add({s.data(), Stored::kInt32}, kMax, shape, {}));
+  std::vector<double> mean(16), variance(16);
+  moments.Finish(mean.data(), variance.data());
+  EXPECT_EQ(mean[3], 0);
+  EXPECT_EQ(variance[3], static_cast<double>(int64_t{kMax} * kMax));
+}
+
+TEST_P(FusedNormTest, PartsAreAdded) {
+  for (const int64_t size : {1, 15, 16, 33, 100000}) {
+    const auto a = Floats(size, -1, 1), b = Floats(size, -1, 1);
+    std::vector<float> sum(a.size());
+    AddParts({{{a.data(), Stored::kFloat32}, 0.5f}, {{b.data(), Stored::kFloat32}, 3}}, size, {sum.data(), Stored::kFloat32});
+    for (size_t i = 0; i < a.size(); ++i) ASSERT_EQ(sum[i], std::fma(b[i], 3.0f, a[i] * 0.5f)) << i;
+  }
+}
+
 TEST_P(FusedNormTest, ASumBeyondInt16IsReported) {
   for (const int32_t v : {32768, -32769, 1 << 30}) {
     std::vector<int32_t> s(77 * 16, 3);
     s[76 * 16 + 5] = v;
     std::vector<int16_t> compact(s.size());
     ChannelMoments moments(16);
-    EXPECT_FALSE(moments.Add({s.data(), Stored::kInt32}, {77, 16}, {compact.data(), Stored::kInt16})) << v;
+    EXPECT_FALSE(moments.Add({s.data(), Stored::kInt32}, int64_t{1} << 30, {77, 16}, {compact.data(), Stored::kInt16})) << v;
   }
 }
 
@@ -272,7 +295,7 @@ TEST_P(FusedNormTest, ResultsDoNotDependOnTheNumberOfThreads) {
     args.mean = mean.data();
     NormGradientSums(args, sum[i].data(), dot[i].data(), nullptr);
     ChannelMoments moments(16);
-    moments.Add({s.data(), Stored::kFloat32}, shape, {});
+    moments.Add({s.data(), Stored::kFloat32}, 0, shape, {});
     moments.Finish(moments_mean[i].data(), variance[i].data());
   }
   at::set_num_threads(threads);

@@ -1,0 +1,218 @@
+// FastNormalize of nn/fast_layers.h.
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include "core/kernels/quant_math.h"
+#include "core/nn/batch_norm.h"
+#include "core/nn/fast_arrays.h"
+
+namespace bitstair::core {
+namespace {
+
+std::vector<float> AsFloats(const at::Tensor& float64) {
+  return {float64.const_data_ptr<double>(), float64.const_data_ptr<double>() + float64.numel()};
+}
+
+struct ChannelAffines {
+  std::vector<float> alpha, beta;
+};
+
+// Of x = fma(S, alpha, beta), from the statistics of y = scale S. Same expressions as nn/batch_norm.cc.
+ChannelAffines Fold(const FastNorm& norm, const Sums& sums, bool training) {
+  const at::Tensor mean_y = training ? sums.fast->mean * sums.scale : norm.mean;
+  const at::Tensor variance_y = training ? sums.fast->variance * (sums.scale * sums.scale) : norm.variance;
+  const at::Tensor gamma = norm.gamma.detach(), beta = norm.beta.detach();
+  ChannelAffines affines;
+  for (int64_t c = 0; c < gamma.numel(); ++c) {
+    const ChannelAffine affine = BatchNormAffine(gamma.const_data_ptr<float>()[c], beta.const_data_ptr<float>()[c], mean_y.const_data_ptr<double>()[c],
+                                                 variance_y.const_data_ptr<double>()[c], BatchNorm::kEpsilon, sums.scale);
+    affines.alpha.push_back(static_cast<float>(affine.alpha));
+    affines.beta.push_back(static_cast<float>(affine.beta));
+  }
+  return affines;
+}
+
+// What reads a layer's gradient needs to know of a convolution and its batch norm, in the backward pass.
+struct Branch {
+  std::shared_ptr<FastSums> sums;
+  at::Tensor gamma;
+  double scale = 1;
+
+  // dL/dS as a function of g, and the gradients of gamma and beta, from the two sums. Derivation: nn/batch_norm.cc.
+  std::vector<at::Tensor> Leave(std::vector<FeatureGradient> parts, const at::Tensor& mask, const std::vector<double>& grad_sum,
+                                const std::vector<double>& grad_dot) const {
+    const auto channels = static_cast<int64_t>(grad_sum.size());
+    const auto count = static_cast<double>(sums->sums.numel() / channels);
+    at::Tensor grad_gamma = at::empty({channels}), grad_beta = at::empty({channels});
+    SumsGradient& out = *sums->gradient;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double r = scale / std::sqrt(sums->variance.const_data_ptr<double>()[c] * (scale * scale) + BatchNorm::kEpsilon);
+      const double of_gamma = r * grad_dot[c], a = gamma.const_data_ptr<float>()[c] * r;
+      out.a.push_back(static_cast<float>(a));
+      out.b.push_back(static_cast<float>(-(a * r * of_gamma) / count));
+      out.c.push_back(static_cast<float>(-(a * grad_sum[c]) / count));
+      grad_gamma.mutable_data_ptr<float>()[c] = static_cast<float>(of_gamma);
+      grad_beta.mutable_data_ptr<float>()[c] = static_cast<float>(grad_sum[c]);
+    }
+    out.mean = AsFloats(sums->mean);
+    out.parts = std::move(parts);
+    out.mask = mask;
+    out.sums = std::exchange(sums->sums, {});
+    return {at::Tensor(), grad_gamma, grad_beta};
+  }
+};
+
+uint16_t* Words(at::Tensor& mask) {
+  return static_cast<uint16_t*>(mask.mutable_data_ptr());
+}
+const uint16_t* Words(const at::Tensor& mask) {
+  return mask.defined() ? static_cast<const uint16_t*>(mask.const_data_ptr()) : nullptr;
+}
+
+// The backward pass of FastNormalize up to dL/dS, which is left as a recipe for the convolutions.
+struct Backward {
+  std::shared_ptr<std::vector<FeatureGradient>> received;
+  double number_scale = 1;  // dL/dx = number_scale dL/dnumber
+  at::Tensor mask;
+  Branch main, other;                  // other.sums: null without a convolution shortcut
+  std::shared_ptr<FastFeatures> from;  // null without an identity shortcut
+  double shortcut_scale = 1;
+
+  // Gradients of the inputs as FastNormalize lists them.
+  std::vector<at::Tensor> operator()() {
+    std::vector<FeatureGradient> parts = AtMost(2, std::exchange(*received, {}));
+    TORCH_CHECK(!parts.empty(), "features got no gradient");
+    for (FeatureGradient& part : parts) part.scale = static_cast<float>(part.scale * number_scale);
+
+    NormGradientArgs args;
+    args.shape = RowsOf(main.sums->sums);
+    for (size_t i = 0; i < parts.size(); ++i) args.parts[i] = {Read(parts[i].gradient), parts[i].scale};
+    args.mask = Words(std::as_const(mask));
+    args.sums = Read(main.sums->sums);
+    const std::vector<float> mean = AsFloats(main.sums->mean), other_mean = other.sums ? AsFloats(other.sums->mean) : std::vector<float>();
+    args.mean = mean.data();
+    if (other.sums) {
+      args.other_sums = Read(other.sums->sums);
+      args.other_mean = other_mean.data();
+    }
+    at::Tensor masked;
+    if (from || other.sums) masked = at::empty(main.sums->sums.sizes(), FastFloat());
+    args.masked = Write(masked);
+    const auto channels = static_cast<size_t>(args.shape.channels);
+    std::vector<double> grad_sum(channels), grad_dot(channels), other_dot(other.sums ? channels : 0);
+    NormGradientSums(args, grad_sum.data(), grad_dot.data(), other_dot.data());
+
+    if (masked.defined()) {
+      parts = {{masked, 1}};
+      mask = at::Tensor();
+    }
+    std::vector<at::Tensor> grads = main.Leave(parts, mask, grad_sum, grad_dot);
+    if (from) {
+      grads.emplace_back();
+      if (from->token.defined()) from->parts->push_back({masked, static_cast<float>(shortcut_scale)});
+    }
+    if (other.sums) {
+      const std::vector<at::Tensor> second = other.Leave(parts, mask, grad_sum, other_dot);
+      grads.insert(grads.end(), second.begin(), second.end());
+    }
+    return grads;
+  }
+};
+
+}  // namespace
+
+int64_t SumsGradient::Multiple(int64_t elements_per_image) {
+  return kMaskWordBits / std::gcd(elements_per_image, kMaskWordBits);
+}
+
+void SumsGradient::Make(int64_t first, int64_t count, at::Tensor& out) const {
+  const int64_t per_image = sums.numel() / std::max<int64_t>(1, sums.size(0));
+  const at::Tensor s = sums.narrow(0, first, count);
+  NormApplyArgs args;
+  args.shape = RowsOf(s);
+  at::Tensor narrow[2];
+  for (size_t i = 0; i < parts.size(); ++i) {
+    narrow[i] = parts[i].gradient.narrow(0, first, count);
+    args.parts[i] = {Read(narrow[i]), parts[i].scale};
+  }
+  TORCH_CHECK(first * per_image % kMaskWordBits == 0, "a chunk begins within a word of the mask");
+  if (mask.defined()) args.mask = Words(mask) + first * per_image / kMaskWordBits;
+  args.sums = Read(s);
+  args.mean = mean.data();
+  args.a = a.data();
+  args.b = b.data();
+  args.c = c.data();
+  args.grad_sums = Write(out);
+  NormGradientApply(args);
+}
+
+Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
+                       const FastActivation& activation, bool training) {
+  const std::shared_ptr<FastSums> s = sums.fast;
+  const std::shared_ptr<FastSums> other = shortcut_sums != nullptr ? shortcut_sums->fast : nullptr;
+  if (training && other != nullptr && other->sums.scalar_type() != s->sums.scalar_type()) {  // the kernels take two alike
+    if (s->sums.scalar_type() == at::kShort) s->sums = s->sums.to(other->sums.scalar_type());
+    other->sums = other->sums.to(s->sums.scalar_type());
+  }
+  const bool codes = activation.greatest_code > 0 && activation.greatest_code <= 255;
+  const bool record = training && at::GradMode::is_enabled();
+  const ChannelAffines main = Fold(norm, sums, training);
+  const ChannelAffines second = other != nullptr ? Fold(*shortcut_norm, *shortcut_sums, training) : ChannelAffines();
+
+  Features out;
+  out.scale = codes ? 1.0 / static_cast<double>(activation.greatest_code) : 1;
+  out.greatest_code = codes ? activation.greatest_code : 0;
+  at::Tensor numbers = at::empty(s->size, codes ? at::kByte : FastFloat());
+  at::Tensor mask;
+  if (record) mask = at::empty({MaskBytes({numbers.numel(), 1})}, at::kByte);
+
+  // In training the sums of all images are there; in evaluation a chunk's are made, used and forgotten.
+  const int64_t images = s->size[0], step = training ? std::max<int64_t>(1, images) : s->chunk;
+  for (int64_t first = 0; first < images; first += step) {
+    const int64_t count = std::min(step, images - first);
+    const at::Tensor own = training ? s->sums : s->make(first, count);
+    const at::Tensor others = other == nullptr ? at::Tensor() : training ? other->sums : other->make(first, count);
+    at::Tensor to = numbers.narrow(0, first, count);
+    NormalizeArgs args;
+    args.shape = RowsOf(own);
+    args.main = {Read(own), main.alpha.data(), main.beta.data()};
+    at::Tensor values;
+    if (other != nullptr) {
+      args.shortcut_affine = {Read(others), second.alpha.data(), second.beta.data()};
+    } else if (shortcut != nullptr) {
+      values = shortcut->fast->numbers.narrow(0, first, count);
+      args.shortcut = Read(values);
+      args.shortcut_scale = shortcut->scale;
+    }
+    args.nonlinearity = activation.relu ? Nonlinearity::kRelu : Nonlinearity::kClip;
+    args.n = static_cast<float>(activation.greatest_code);
+    args.out = Write(to);
+    if (record) args.mask = Words(mask);
+    if (!Normalize(args)) throw NotANumber("an activation after " + norm.name + " is not a number");
+  }
+  out.fast = NewFeatures(std::move(numbers));
+  if (!record) return out;
+
+  Backward backward;
+  backward.received = out.fast->parts;
+  if (codes) backward.number_scale = static_cast<double>(activation.greatest_code);
+  backward.mask = mask;
+  backward.main = {s, norm.gamma.detach(), sums.scale};
+  std::vector<at::Tensor> inputs{s->token, norm.gamma, norm.beta};
+  if (other != nullptr) {
+    backward.other = {other, shortcut_norm->gamma.detach(), shortcut_sums->scale};
+    inputs.insert(inputs.end(), {other->token, shortcut_norm->gamma, shortcut_norm->beta});
+  } else if (shortcut != nullptr) {
+    backward.from = shortcut->fast;
+    backward.shortcut_scale = shortcut->scale;
+    inputs.push_back(shortcut->fast->token);
+  }
+  Record(inputs, out.fast->token, [backward](const at::Tensor&) mutable { return backward(); });
+  return out;
+}
+
+}  // namespace bitstair::core
