@@ -59,6 +59,7 @@ struct Trainer {
   }
 
   void Step() {
+    ++batch.position.batch;
     const auto result = step->Run(batch, 0.01);
     if (!result.ok()) throw std::runtime_error(std::string(result.status().message()));
   }
@@ -97,7 +98,9 @@ bitstair::core::NetworkConfig ConfigOf(const std::string& network, int bits, con
   config.image_height = config.image_width = network == "resnet18" ? 224 : 32;
   config.classes = network == "resnet18" ? 1000 : 100;
   config.weight_bits = config.activation_bits = bits;
-  config.numerics = numerics == "reference" ? bitstair::core::Numerics::kReference : bitstair::core::Numerics::kFast;
+  config.numerics = numerics == "reference" ? bitstair::core::Numerics::kReference
+                    : numerics == "fast8"   ? bitstair::core::Numerics::kFast8
+                                            : bitstair::core::Numerics::kFast;
   return config;
 }
 
@@ -108,12 +111,13 @@ int main(int argc, char** argv) {
   std::string network, mode, numerics = "fast";
   int batch = 0, threads = 0;
   app.add_option("--network", network)->required()->check(CLI::IsMember({"resnet20", "resnet18"}));
-  app.add_option("--mode", mode, "w4a4, or bf16: the full-precision network in the float type of numerics fast")->required();
+  app.add_option("--mode", mode, "w4a4; w4a4_fast8: with int8 input gradients; bf16: the full-precision network in the float type of numerics fast")
+      ->required();
   app.add_option("--batch", batch)->required()->check(CLI::PositiveNumber);
   app.add_option("--threads", threads)->required()->check(CLI::PositiveNumber);
   app.add_option("--numerics", numerics)->check(CLI::IsMember({"fast", "reference"}));
   CLI11_PARSE(app, argc, argv);
-  if (mode != "w4a4" && mode != "bf16") {
+  if (mode != "w4a4" && mode != "bf16" && mode != "w4a4_fast8") {
     std::cerr << "bench_step: mode " << mode << " is not supported\n";
     return kUnsupported;
   }
@@ -126,7 +130,7 @@ int main(int argc, char** argv) {
     }
     MallocExtension::instance()->ReleaseFreeMemory();
     const int64_t baseline = ResidentBytes("VmRSS");
-    Trainer trainer(ConfigOf(network, mode == "w4a4" ? 4 : 32, numerics), batch);
+    Trainer trainer(ConfigOf(network, mode == "bf16" ? 32 : 4, mode == "w4a4_fast8" ? "fast8" : numerics), batch);
     for (int i = 0; i < kWarmUpSteps; ++i) trainer.Step();
     std::cout << nlohmann::json{{"ready", true}, {"threads", at::get_num_threads()}} << std::endl;
     for (std::string line; std::getline(std::cin, line);) {

@@ -7,10 +7,18 @@
 
 namespace bitstair::core {
 
+// Which images of a stage a rank's batch has.
+struct BatchPosition {
+  uint32_t epoch = 0;       // the epoch word (docs/formats/random.md)
+  int64_t batch = 0;        // of the global batch within its epoch
+  int64_t first_image = 0;  // position in the global batch of this rank's first image
+};
+
 struct Batch {
   at::Tensor images;  // [n, C, H, W], normalised, float32
   at::Tensor labels;  // [n], int64
   int64_t index = 0;  // of the global batch within its epoch
+  BatchPosition position;
 };
 
 }  // namespace bitstair::core

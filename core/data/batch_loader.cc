@@ -118,6 +118,7 @@ class BatchLoader::Impl {
     const int64_t channels = data_.images.size(1), height = data_.images.size(2), width = data_.images.size(3);
     Batch batch;
     batch.index = index;
+    batch.position = {epoch, index, options_.rank * count};
     batch.images = at::empty({count, channels, height, width}, at::kFloat);
     batch.labels = at::empty({count}, at::kLong);
     float* out = batch.images.mutable_data_ptr<float>();

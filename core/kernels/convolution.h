@@ -55,6 +55,8 @@ class Convolution {
   // [O, I, k, k]. Arrays as in Forward.
   void BeginBackward();
   void InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x);
+  // dL/dx / scale from int8 codes of dL/dy, with weight codes up to 127: exact sums, rounded once to FastFloat().
+  void InputGradientOfCodes(const at::Tensor& codes, at::Tensor& grad_x);
   void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y);
   at::Tensor TakeWeightGradient(double scale);
 

@@ -135,7 +135,7 @@ class Convolution::Impl {
   }
 
   void BeginBackward() {
-    packed_backward_ = {};
+    packed_backward_ = packed_codes_backward_ = {};
     weight_gradient_ = at::Tensor();
   }
 
@@ -160,6 +160,38 @@ class Convolution::Impl {
         {{DNNL_ARG_DIFF_SRC, Wrap(p.input_desc.diff_src_desc(), grad_x)},
          {DNNL_ARG_WEIGHTS, Pack(packed_backward_, *backward_layout_, false)},
          {DNNL_ARG_DIFF_DST, Wrap(p.input_desc.diff_dst_desc(), grad_y)}});
+  }
+
+  void InputGradientOfCodes(const at::Tensor& codes, at::Tensor& grad_x) {
+    DeconvolutionPrimitive& p = deconvolutions_[SizeOf(grad_x)];
+    const int64_t in = shape_.in_channels, out = shape_.out_channels, k = shape_.kernel;
+    const memory::desc plain({in, out, k, k}, Type::f32, memory::dims{k * k, in * k * k, k, 1});
+    if (!p.forward) {
+      const auto nhwc = memory::format_tag::nhwc;
+      const auto src = Describe({codes.size(0), out, codes.size(1), codes.size(2)}, Type::s8, nhwc);
+      const auto dst = Describe({grad_x.size(0), in, grad_x.size(1), grad_x.size(2)}, TypeOf(FastFloat()), nhwc);
+      const memory::desc any({in, out, k, k}, Type::s8, memory::format_tag::any);
+      const auto after = [&](int64_t y, int64_t x) { return (y - 1) * shape_.stride + k - x - shape_.padding; };
+      p.desc = {Engine(),
+                dnnl::prop_kind::forward_inference,
+                dnnl::algorithm::deconvolution_direct,
+                src,
+                codes_backward_layout_.value_or(any),
+                dst,
+                Pair(shape_.stride),
+                Pair(shape_.padding),
+                {after(codes.size(1), grad_x.size(1)), after(codes.size(2), grad_x.size(2))},
+                Attributes()};
+      p.forward = dnnl::deconvolution_forward(p.desc);
+      codes_backward_layout_ = p.desc.weights_desc();
+    }
+    if (packed_codes_backward_.stale) {
+      const at::Tensor weights = operand_.detach().to(at::kFloat).contiguous();
+      packed_codes_backward_ = {memory(*codes_backward_layout_, Engine()), false};
+      Reorder(Wrap(plain, weights), packed_codes_backward_.data);
+    }
+    Run(p.forward, p.desc,
+        {{DNNL_ARG_SRC, Wrap(p.desc.src_desc(), codes)}, {DNNL_ARG_WEIGHTS, packed_codes_backward_.data}, {DNNL_ARG_DST, Wrap(p.desc.dst_desc(), grad_x)}});
   }
 
   void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y) {
@@ -198,7 +230,7 @@ class Convolution::Impl {
     at::Tensor factor = at::full({1}, scale, at::kFloat);
     Reorder(Wrap(*gradient_layout_, weight_gradient_), Wrap(PlainWeights(Type::f32), plain), &factor);
     weight_gradient_ = at::Tensor();
-    packed_backward_ = {};
+    packed_backward_ = packed_codes_backward_ = {};
     return plain;
   }
 
@@ -215,6 +247,10 @@ class Convolution::Impl {
   struct IntegerPrimitive {
     dnnl::convolution_forward::primitive_desc desc;
     dnnl::convolution_forward forward;
+  };
+  struct DeconvolutionPrimitive {
+    dnnl::deconvolution_forward::primitive_desc desc;
+    dnnl::deconvolution_forward forward;
   };
   using Size = std::array<int64_t, 3>;  // N, H, W
 
@@ -319,11 +355,13 @@ class Convolution::Impl {
   const ConvolutionShape shape_;
   at::Tensor operand_;
   int64_t greatest_ = 0;
-  Packed packed_codes_, packed_forward_, packed_backward_;
-  std::optional<memory::desc> codes_layout_, forward_layout_, backward_layout_, gradient_layout_;  // of the first size seen; others follow it
-  at::Tensor weight_gradient_;                                                                     // of the chunks so far, in gradient_layout_
+  Packed packed_codes_, packed_forward_, packed_backward_, packed_codes_backward_;
+  std::optional<memory::desc> codes_layout_, forward_layout_, backward_layout_, codes_backward_layout_,
+      gradient_layout_;         // of the first size seen; others follow it
+  at::Tensor weight_gradient_;  // of the chunks so far, in gradient_layout_
   std::map<Size, Primitives> primitives_;
   std::map<Size, IntegerPrimitive> integer_;
+  std::map<Size, DeconvolutionPrimitive> deconvolutions_;
 };
 
 bool IntegerSumsAreExact(int64_t greatest_activation, int64_t greatest_weight) {
@@ -370,6 +408,10 @@ void Convolution::BeginBackward() {
 void Convolution::InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x) {
   const StepTimer timer(StepPart::kConvBackward);
   impl_->InputGradient(grad_y, grad_x);
+}
+void Convolution::InputGradientOfCodes(const at::Tensor& codes, at::Tensor& grad_x) {
+  const StepTimer timer(StepPart::kConvBackward);
+  impl_->InputGradientOfCodes(codes, grad_x);
 }
 void Convolution::AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y) {
   const StepTimer timer(StepPart::kConvBackward);

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "core/kernels/gradient_codes.h"
 #include "core/nn/fast_arrays.h"
 
 namespace bitstair::core {
@@ -88,6 +89,24 @@ struct Forward {
   }
 };
 
+// Some images' dL/dS as int8.
+struct RoundedGradient {
+  const GradientRounding& rounding;
+  at::Tensor codes = {};
+  std::vector<float> scales = {};
+
+  // first: number of the first image in the rank's batch.
+  const at::Tensor& Round(const at::Tensor& grad, int64_t first) {
+    codes = at::empty(grad.sizes(), at::kChar);
+    scales.resize(static_cast<size_t>(grad.size(0)));
+    const BatchPosition& at = *rounding.position;
+    QuantizeGradients(Read(grad), grad.size(0), grad.numel() / grad.size(0),
+                      {rounding.seed, rounding.layer, at.epoch, static_cast<uint32_t>(at.batch), at.first_image}, first, codes.mutable_data_ptr<int8_t>(),
+                      scales.data());
+    return codes;
+  }
+};
+
 }  // namespace
 
 Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Tensor& operand, const at::Tensor& leaf, double leaf_scale, int64_t greatest,
@@ -130,7 +149,7 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
   out.fast->token = NewToken();
   const bool input_gradient = in->token.defined() && in->token.requires_grad();
   Record({in->token, leaf}, out.fast->token,
-         [&layer, in, pending = out.fast->gradient, leaf_scale, input_gradient, size = out.fast->size,
+         [&layer, in, pending = out.fast->gradient, leaf_scale, greatest, input_gradient, size = out.fast->size,
           sizes = leaf.sizes().vec()](const at::Tensor&) -> std::vector<at::Tensor> {
            const at::Tensor& x = in->numbers;
            const SumsGradient gradient = std::exchange(*pending, {});
@@ -139,13 +158,19 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
            const int64_t step = ImagesPerChunk(size[0], 2 * std::max(out_elements, in_elements), kBackwardCacheBytes, SumsGradient::Multiple(out_elements));
            at::Tensor grad_x, expanded, buffer = at::empty({step, size[1], size[2], size[3]}, FastFloat());
            if (input_gradient) grad_x = at::empty(x.sizes(), FastFloat());
+           const bool int8 = layer.rounding.position != nullptr && greatest > 0 && greatest <= 127 && IntegerSumsAreExact(255, greatest);
+           RoundedGradient rounded{layer.rounding};
            layer.kernels.BeginBackward();
            ForChunks(size[0], step, [&](int64_t first, int64_t count) {
              at::Tensor grad = buffer.narrow(0, 0, count);
              gradient.Make(first, count, grad);
              layer.kernels.AddWeightGradient(Floats(x, first, count, step, expanded), grad);
-             if (input_gradient) {
-               at::Tensor part = grad_x.narrow(0, first, count);
+             if (!input_gradient) return;
+             at::Tensor part = grad_x.narrow(0, first, count);
+             if (int8) {
+               layer.kernels.InputGradientOfCodes(rounded.Round(grad, first), part);
+               ScaleImages(Write(part), count, in_elements, rounded.scales.data());
+             } else {
                layer.kernels.InputGradient(grad, part);
              }
            });

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -61,10 +62,18 @@ struct FastSums {
   int64_t chunk = 1;
 };
 
+// How numerics "fast8" rounds the gradients of a layer.
+struct GradientRounding {
+  std::shared_ptr<const BatchPosition> position;  // null: gradients stay floats
+  uint64_t seed = 0;
+  uint32_t layer = 0;
+};
+
 // The state of one convolution or linear layer in numerics "fast".
 struct FastConvolution {
-  explicit FastConvolution(ConvolutionShape shape) : kernels(shape) {}
+  explicit FastConvolution(ConvolutionShape shape, GradientRounding gradient_rounding = {}) : kernels(shape), rounding(std::move(gradient_rounding)) {}
   Convolution kernels;
+  const GradientRounding rounding;
   bool wide = false;  // a sum did not fit int16 once: keep int32. Changes no result
 };
 

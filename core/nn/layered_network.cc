@@ -24,7 +24,7 @@ at::Tensor LayeredNetwork::Forward(const at::Tensor& images, bool training) {
               images.sizes());
   TORCH_CHECK(images.scalar_type() == config_.dtype, config_.network, " computes in ", config_.dtype, ", got images of ", images.scalar_type());
   const at::AutoGradMode grad_mode(training);
-  return Logits(config_.numerics == Numerics::kFast ? FastImages(images) : Features{images.contiguous(), 1, 0}, training);
+  return Logits(config_.numerics != Numerics::kReference ? FastImages(images) : Features{images.contiguous(), 1, 0}, training);
 }
 
 at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread) {
@@ -54,7 +54,7 @@ std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, cons
   std::unique_ptr<WeightQuantizer> quantizer;
   if (quantized && config_.weight_bits != 32) quantizer = family_.weights(config_.weight_bits, {config_.detach_weight_max});
   const bool listed = quantizer != nullptr;
-  auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), config_.numerics == Numerics::kFast);
+  auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), config_.numerics != Numerics::kReference);
   parameters_.push_back(weight->parameter());
   if (listed) quantized_.push_back(weight.get());
   return weight;
@@ -63,7 +63,9 @@ std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, cons
 QuantizedConv2d LayeredNetwork::MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool quantized) {
   const double fan_out = static_cast<double>(out * kernel * kernel);
   const at::Tensor initial = InitialWeights({out, in, kernel, kernel}, Distribution::kNormal, std::sqrt(2 / fan_out));
-  return QuantizedConv2d(MakeWeight(name, initial, quantized), stride, padding);
+  const auto layer = static_cast<uint32_t>(parameters_.size());
+  return QuantizedConv2d(MakeWeight(name, initial, quantized), stride, padding,
+                         GradientRounding{config_.numerics == Numerics::kFast8 ? position_ : nullptr, config_.seed, layer});
 }
 
 QuantizedLinear LayeredNetwork::MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out) {

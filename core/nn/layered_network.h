@@ -21,6 +21,7 @@ class LayeredNetwork : public Network {
 
   void QuantizeWeights() override;
   at::Tensor Forward(const at::Tensor& images, bool training) final;
+  void set_position(const BatchPosition& position) override { *position_ = position; }
   const std::vector<ActivationGroup>& activation_groups() const override { return groups_; }
   void set_activation_observer(ActivationObserver observer) override { observer_ = std::move(observer); }
   std::vector<Parameter>& parameters() override { return parameters_; }
@@ -64,6 +65,7 @@ class LayeredNetwork : public Network {
   std::unique_ptr<Weight> MakeWeight(const std::string& name, const at::Tensor& initial, bool quantized);
 
   const NetworkConfig config_;
+  const std::shared_ptr<BatchPosition> position_ = std::make_shared<BatchPosition>();  // layers look at it
   const QuantizerFamily family_;
   std::vector<Parameter> parameters_;
   std::vector<Buffer> buffers_;

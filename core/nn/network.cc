@@ -36,7 +36,7 @@ absl::Status CheckConfig(const NetworkConfig& config) {
   if (config.dtype != c10::ScalarType::Float && config.dtype != c10::ScalarType::Double) {
     return absl::InvalidArgumentError("networks compute in float32 or float64");
   }
-  if (config.numerics == Numerics::kFast && config.dtype != c10::ScalarType::Float) {
+  if (config.numerics != Numerics::kReference && config.dtype != c10::ScalarType::Float) {
     return absl::InvalidArgumentError("numerics \"fast\" takes float32 networks only");
   }
   return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "absl/status/statusor.h"
+#include "core/data/batch.h"
 #include "core/nn/network_config.h"
 
 namespace bitstair::core {
@@ -60,6 +61,9 @@ class Network {
   // images: [N, C, H, W], normalised pixels of config().dtype. Returns logits [N, classes]. training: batch statistics, which also update this
   // rank's running statistics, and an autograd graph; otherwise running statistics and no graph.
   virtual at::Tensor Forward(const at::Tensor& images, bool training) = 0;
+
+  // Of the batch that Forward gets next in training: decides the random numbers of numerics fast8, nothing else.
+  virtual void set_position(const BatchPosition& position) = 0;
 
   // For calibration (core/training/calibrate.h). The observer is called in Forward after each activation; null: none.
   virtual const std::vector<ActivationGroup>& activation_groups() const = 0;

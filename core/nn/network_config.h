@@ -11,8 +11,9 @@ namespace bitstair::core {
 enum class ActivationFunction { kRelu, kClip };
 
 // kReference: DESIGN section 4, plain float tensors in autograd. kFast: integers and fused kernels (nn/fast_layers.h), float32 networks only. The codes of each
-// layer are equal for equal input codes, weights and statistics.
-enum class Numerics { kReference, kFast };
+// layer are equal for equal input codes, weights and statistics. kFast8: as kFast, but gradients by a layer's input are int8 convolutions where its weights
+// have at most 7 bits (kernels/gradient_codes.h).
+enum class Numerics { kReference, kFast, kFast8 };
 
 struct NetworkConfig {
   std::string network;  // "convnet28", "resnet20"

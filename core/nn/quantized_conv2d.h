@@ -15,7 +15,7 @@ namespace bitstair::core {
 class QuantizedConv2d {
  public:
   // weight: [out, in, k, k]. Padding is code 0.
-  QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding);
+  QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding, GradientRounding rounding = {});
 
   // S = conv(codes, weight codes). Differentiable by features.tensor and the weight's leaf; the backward pass runs in the network's dtype.
   Sums Forward(const Features& features) const;

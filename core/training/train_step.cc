@@ -5,7 +5,9 @@
 #include <ATen/ATen.h>
 
 #include "absl/strings/str_cat.h"
+#include "core/kernels/cross_entropy.h"
 #include "core/kernels/step_clock.h"
+#include "core/nn/tape.h"
 
 namespace bitstair::core {
 namespace {
@@ -28,6 +30,19 @@ std::string WhereNotFinite(Network& network, const at::Tensor& images) {
 
 }  // namespace
 
+// The mean cross-entropy, as a node of autograd's graph.
+at::Tensor TrainStep::Loss(const at::Tensor& logits, const at::Tensor& labels, int64_t* correct) const {
+  if (network_->config().numerics == Numerics::kReference) {
+    *correct = logits.detach().argmax(1).eq(labels).sum().item<int64_t>();
+    return at::cross_entropy_loss(logits, labels);
+  }
+  const CrossEntropy entropy = SoftmaxCrossEntropy(logits.detach().contiguous(), labels);
+  *correct = entropy.correct;
+  at::Tensor loss = at::full({}, entropy.loss, logits.options());
+  Record({logits}, loss, [gradient = entropy.gradient](const at::Tensor& grad) -> std::vector<at::Tensor> { return {gradient * grad}; });
+  return loss;
+}
+
 TrainStep::TrainStep(Network* network, Sgd* sgd, GradientSink* gradients) : network_(network), sgd_(sgd), gradients_(gradients) {}
 
 absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_rate) {
@@ -39,19 +54,18 @@ absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_ra
       const StepTimer timer(StepPart::kWeights);
       network_->QuantizeWeights();
     }
+    network_->set_position(batch.position);
     logits = network_->Forward(images, /*training=*/true);
   } catch (const NotANumber& error) {
     return absl::InternalError(absl::StrCat("batch ", batch.index, ": ", error.what(), "; ", WhereNotFinite(*network_, images)));
   }
-  const at::Tensor loss = at::cross_entropy_loss(logits, batch.labels);
-
   StepResult result;
+  const at::Tensor loss = Loss(logits, batch.labels, &result.correct);
   result.loss = loss.item<double>();
+  result.images = batch.labels.size(0);
   if (!std::isfinite(result.loss)) {
     return absl::InternalError(absl::StrCat("the loss of batch ", batch.index, " is ", result.loss, "; ", WhereNotFinite(*network_, images)));
   }
-  result.images = batch.labels.size(0);
-  result.correct = logits.detach().argmax(1).eq(batch.labels).sum().item<int64_t>();
 
   gradients_->PrepareBackward(loss);
   loss.backward();

@@ -1,6 +1,8 @@
 // One step: quantise weights, forward, loss, backward, all-reduce, quantiser backward and SGD.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include "absl/status/statusor.h"
 #include "core/data/batch.h"
 #include "core/nn/network.h"
@@ -25,6 +27,8 @@ class TrainStep {
   absl::StatusOr<StepResult> Run(const Batch& batch, double learning_rate);
 
  private:
+  at::Tensor Loss(const at::Tensor& logits, const at::Tensor& labels, int64_t* correct) const;
+
   Network* network_;
   Sgd* sgd_;
   GradientSink* gradients_;

@@ -141,4 +141,32 @@ struct IntegerSums {
   return _mm512_cmpneq_epi32_mask(_mm512_srai_epi32(_mm512_slli_epi32(x.v, 16), 16), x.v);
 }
 
+// Philox4x32-10 (core/random/philox.h) of sixteen counters {counter0, first + 0..15, 0, 0}: their first words, then their second ones, and so on. Only the
+// lower half of each 64-bit lane counts, which is what the multiplication reads.
+inline void Philox16(uint64_t key, uint32_t counter0, uint32_t first, uint32_t* words) {
+  __m512i c0[2], c1[2], c2[2], c3[2];
+  for (int h = 0; h < 2; ++h) {
+    c0[h] = _mm512_set1_epi64(counter0);
+    c1[h] = _mm512_add_epi64(_mm512_set1_epi64(first + 8 * h), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+    c2[h] = c3[h] = _mm512_setzero_si512();
+  }
+  const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
+  auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int h = 0; h < 2; ++h) {
+      const __m512i p0 = _mm512_mul_epu32(m0, c0[h]), p1 = _mm512_mul_epu32(m1, c2[h]);
+      c0[h] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c1[h], _mm512_set1_epi64(k0), 0x96);  // exclusive or of the three
+      c1[h] = p1;
+      c2[h] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3[h], _mm512_set1_epi64(k1), 0x96);
+      c3[h] = p0;
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  for (int h = 0; h < 2; ++h) {
+    const __m512i all[4] = {c0[h], c1[h], c2[h], c3[h]};
+    for (int w = 0; w < 4; ++w) _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + 16 * w + 8 * h), _mm512_cvtepi64_epi32(all[w]));
+  }
+}
+
 }  // namespace bitstair::core::BITSTAIR_LANES

@@ -1,11 +1,13 @@
 // Sixteen numbers at a time as arrays, for processors without AVX-512 and as the statement of what lanes_avx512.h computes.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 
 #include "core/kernels/fused/fused_norm.h"
+#include "core/random/philox.h"
 
 namespace bitstair::core::BITSTAIR_LANES {
 
@@ -170,6 +172,14 @@ inline void StoreSums(const IntegerSums& s, int64_t* sum, int64_t* squares) {
 // Lanes that do not fit int16.
 inline LaneMask BeyondInt16(Ints x) {
   return MakeMask([&](int i) { return x.v[i] != static_cast<int16_t>(x.v[i]); });
+}
+
+// Philox4x32-10 of sixteen counters {counter0, first + 0..15, 0, 0}: their first words, then their second ones, and so on.
+inline void Philox16(uint64_t key, uint32_t counter0, uint32_t first, uint32_t* words) {
+  for (uint32_t i = 0; i < 16; ++i) {
+    const std::array<uint32_t, 4> block = Philox4x32(key, {counter0, first + i, 0, 0});
+    for (uint32_t w = 0; w < 4; ++w) words[16 * w + i] = block[w];
+  }
 }
 
 }  // namespace bitstair::core::BITSTAIR_LANES

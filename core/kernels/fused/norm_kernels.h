@@ -26,6 +26,7 @@ struct NormKernels {
   void (*expand)(const uint8_t* codes, MutableArray out, int64_t begin, int64_t end);
   void (*add)(const GradientPart (&parts)[2], MutableArray sum, int64_t begin, int64_t end);
   void (*join)(const int32_t* s, int64_t stride, int64_t channels, int32_t* sums, int64_t begin, int64_t end);
+  void (*philox16)(uint64_t key, uint32_t counter0, uint32_t first, uint32_t* words);
 };
 
 namespace avx512 {
