@@ -52,18 +52,22 @@ def measure(network, batch, peers, arguments, report):
     with contextlib.ExitStack() as stack:
         participants = start_all(stack, network, batch, peers, arguments)
         rounds = take_turns(network, participants, arguments.rounds, arguments.steps)
-        value = {name: statistics.median(times) for name, times in rounds.items()}
-        for name, seconds in value.items():
+        medians = {name: statistics.median(times) for name, times in rounds.items()}
+        for name, seconds in medians.items():
             report.line(f'step/{network}/{name}', seconds, 's')
         for mode, compared in COMPARED.items():
             if mode in rounds:
                 for name in compared:
-                    compare(network, mode, name, rounds, value, report)
+                    compare(network, mode, name, rounds, medians, report)
         split = participants[SPLIT_MODE].split()
         if split is None:
             say(f'{network}: ours does not say where the time of a step goes')
-        for part, seconds in (split or {}).items():
-            report.line(f'step/{network}/split/{part}', seconds, 's')
+        for part, value in (split or {}).items():
+            report.line(f'step/{network}/split/{part}', value, unit_of(part))
+
+
+def unit_of(part):
+    return 'bytes' if part.endswith('_bytes') else 'bytes/s' if part.endswith('_bandwidth') else 's'
 
 
 def start_all(stack, network, batch, peers, arguments):
@@ -103,7 +107,7 @@ def take_turns(network, participants, rounds, steps):
     return times
 
 
-def compare(network, mode, name, rounds, value, report):
+def compare(network, mode, name, rounds, medians, report):
     candidates = [peer for peer in BEST.get(name, [name]) if peer in rounds]
     if not candidates:
         return

@@ -9,10 +9,13 @@ bitstair_library(bitstair_core_numerics
     nn/resnet.cc nn/resnet_imagenet.cc nn/tape.cc nn/weight.cc
     training/calibrate.cc training/evaluate.cc training/normalized_images.cc training/schedule.cc training/sgd.cc training/train_step.cc
   LIBS bitstair_torch bitstair_onednn bitstair_core_storage absl::status absl::statusor absl::strings)
+if(NOT BITSTAIR_SANITIZE)
+  set(loop_optimisation "-O3;")
+endif()
 # Loops over elements are worth vectorising in every build type. The last two only drop side effects (errno, floating-point exceptions), no result changes.
 set_source_files_properties(kernels/activation_cpu.cc kernels/batch_norm_cpu.cc kernels/dorefa_weights_cpu.cc kernels/max_pool_cpu.cc kernels/sgd_cpu.cc
     kernels/gradient_codes_cpu.cc kernels/fused/fused_pool.cc kernels/fused/norm_avx512.cc kernels/fused/norm_plain.cc
-  PROPERTIES COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
+  PROPERTIES COMPILE_OPTIONS "${loop_optimisation}-fno-math-errno;-fno-trapping-math")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   # Only called where the processor has these. The warning is about GCC 12's own intrinsics.
   set_property(SOURCE kernels/fused/norm_avx512.cc APPEND PROPERTY COMPILE_OPTIONS

@@ -4,7 +4,8 @@ Each one is a process of its own, so that libraries, threads and memory do not m
 warms up, and prints one JSON line {"ready": true, "threads": T}. Then it blocks on its standard input, without using a core, and answers each line with one JSON line:
 
   run K    takes K whole training steps (zero the gradients, forward, loss, backward, update): {"seconds": [s1, ..., sK]}
-  split    ours alone: where the time of a step goes: {"split": {"conv_forward": seconds, ...}}
+  split    ours alone: where the time of a step goes: {"split": {"conv_forward": seconds, ...}}; also "elementwise_bytes", and in
+           bytes/s "elementwise_bandwidth" and, of a plain copy, "copy_bandwidth"
   memory   takes a few steps: {"baseline_bytes": B, "peak_bytes": P}: the resident set with the libraries loaded, but before the network, the data and the optimiser
            exist, and its peak over whole steps after the warm-up
   quit     or the end of the input: exits

@@ -16,6 +16,7 @@
 #include "core/kernels/quant_math.h"
 #include "core/nn/network_state.h"
 #include "core/quant/dorefa.h"
+#include "core/quant/weight_pass.h"
 #include "core/training/train_step.h"
 
 namespace bitstair::core {
@@ -41,12 +42,12 @@ Tensors Quantizers() {
       const at::Tensor latent = at::cat({at::randn({3000}, dtype), at::zeros({3}, dtype), at::tensor({4.5, -4.5, 4.5, 1e-8, -1e-20, 0.5}, dtype)});
       const at::Tensor grad_values = at::randn(latent.sizes(), dtype);
       const auto weights = MakeDorefaWeightQuantizer(bits, {});
-      at::Tensor values = at::empty_like(latent);
+      const at::Tensor codes = WeightCodes(*weights, latent, dtype);
       out["w" + suffix + "latent"] = latent;
       out["w" + suffix + "grad"] = grad_values;
-      out["w" + suffix + "codes"] = weights->Forward(latent, values).codes;
-      out["w" + suffix + "values"] = values;
-      out["w" + suffix + "grad_latent"] = weights->Backward(latent, grad_values);
+      out["w" + suffix + "codes"] = codes;
+      out["w" + suffix + "values"] = codes / static_cast<double>(GreatestCode(bits));
+      out["w" + suffix + "grad_latent"] = WeightGradient(*weights, latent, grad_values);
       // All ties of these widths, both ends of the interval and what lies just outside.
       const double n = static_cast<double>(GreatestCode(bits));
       const at::Tensor x =

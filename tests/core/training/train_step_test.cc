@@ -3,7 +3,15 @@
 #include <cmath>
 #include <limits>
 
+#include <unistd.h>
+
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "core/nn/network_state.h"
@@ -154,6 +162,45 @@ TEST(EvaluateTest, CoversEachImageOnce) {
   EXPECT_EQ(all.top5, 23);  // four classes only
   EXPECT_NEAR(a.loss + b.loss, all.loss, 1e-4);
   EXPECT_EQ(Evaluate(**network, data, 5, 5, 4).images, 0);
+}
+
+// CPU time in clock ticks of all threads of this process but the calling one.
+int64_t TicksOfOtherThreads() {
+  int64_t ticks = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    if (task.path().filename() == std::to_string(gettid())) continue;
+    std::ifstream stat(task.path() / "stat");
+    std::string line;
+    std::getline(stat, line);
+    std::istringstream fields(line.substr(line.rfind(')') + 2));
+    std::string field;
+    for (int i = 3; i <= 13; ++i) fields >> field;
+    int64_t user = 0, kernel = 0;
+    fields >> user >> kernel;
+    ticks += user + kernel;
+  }
+  return ticks;
+}
+
+// A rank with one thread computes with one, though libraries have pools of their own: two such ranks fit two cores.
+TEST(TrainStepTest, AStepStaysWithinItsThreads) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(1);
+  for (const Numerics numerics : {Numerics::kReference, Numerics::kFast}) {
+    const ImageDataset data = SyntheticData(64, 1, 28, 4);
+    NetworkConfig config = Config(4, 4, ActivationFunction::kClip);
+    config.numerics = numerics;
+    auto network = CreateNetwork(config);
+    Sgd sgd((*network)->parameters(), SgdOptions{});
+    LocalGradients gradients;
+    TrainStep step(network->get(), &sgd, &gradients);
+    ASSERT_TRUE(step.Run(BatchOf(data, 0, 64, 0), 0.01).ok());
+    const int64_t others = TicksOfOtherThreads();
+    const std::clock_t begin = std::clock();
+    while (std::clock() - begin < CLOCKS_PER_SEC / 2) ASSERT_TRUE(step.Run(BatchOf(data, 0, 64, 0), 0.01).ok());
+    EXPECT_LE(TicksOfOtherThreads() - others, 2) << "of about 50 ticks";
+  }
+  at::set_num_threads(before);
 }
 
 // In numerics fast a NaN never becomes a code: the step ends with an error that names the layer, and the weights stay.
