@@ -111,7 +111,7 @@ def compare(network, mode, name, rounds, medians, report):
     candidates = [peer for peer in BEST.get(name, [name]) if peer in rounds]
     if not candidates:
         return
-    peer = min(candidates, key=value.get)
+    peer = min(candidates, key=medians.get)
     ratios = [ours / theirs for ours, theirs in zip(rounds[mode], rounds[peer])]
     low, _, high = statistics.quantiles(ratios, n=4, method='inclusive') if len(ratios) > 1 else ratios * 3
     report.comparison(f'step/{network}/{mode}_vs_{name}', peer, ratios, low, high)

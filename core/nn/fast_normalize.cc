@@ -46,7 +46,8 @@ struct Branch {
   std::vector<at::Tensor> Leave(std::vector<FeatureGradient> parts, const at::Tensor& mask, const std::vector<double>& grad_sum,
                                 const std::vector<double>& grad_dot) const {
     const auto channels = static_cast<int64_t>(grad_sum.size());
-    const auto count = static_cast<double>(sums->sums.numel() / channels);
+    const int64_t per_channel = sums->sums.numel() / channels;
+    const auto count = static_cast<double>(per_channel);
     at::Tensor grad_gamma = at::empty({channels}), grad_beta = at::empty({channels});
     SumsGradient& out = *sums->gradient;
     for (int64_t c = 0; c < channels; ++c) {

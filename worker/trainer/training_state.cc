@@ -164,8 +164,8 @@ std::string ParametersDigest(core::Network& network, core::Sgd& sgd) {
 }
 
 std::string NumericProfile(const v1::StartTrainer& start) {
-  return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(), "-ranks", start.world_size(), "-libtorch", TORCH_VERSION,
-                      "-numerics", kNumericsVersion);
+  return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(), "-ranks", start.world_size(),
+                      "-libtorch", TORCH_VERSION, "-numerics", kNumericsVersion);
 }
 
 }  // namespace bitstair::trainer
