@@ -73,8 +73,9 @@ void Measure(const Layer& layer, int times) {
     Report(layer, name + "_input_gradient", Seconds(times, [&] { convolution.InputGradient(grad, out); }));
     Report(layer, "int8_input_gradient_to_" + name, Seconds(times, [&] { convolution.InputGradientOfCodes(grad_codes, out); }));
     Report(layer, name + "_weight_gradient", Seconds(times, [&] {
-             convolution.AddWeightGradient(x, grad);
-             convolution.TakeWeightGradient(1);
+             bitstair::core::WeightGradientSum sum;
+             convolution.AddWeightGradient(x, grad, sum);
+             convolution.TakeWeightGradient({sum}, 1);
            }));
   }
   bitstair::core::SetFastFloat(at::kHalf);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -27,7 +28,14 @@ bool SetFastFloat(c10::ScalarType type);
 // Without VNNI, pairs of products are added in int16 and saturate.
 bool IntegerSumsAreExact(int64_t greatest_activation, int64_t greatest_weight);
 
-// One layer's convolution. Primitives are made on first use per image size and kept. Not thread-safe; runs on LibTorch's OpenMP pool.
+// The sum of some chunks' weight gradients, in an order of elements that only its convolution knows.
+struct WeightGradientSum {
+  at::Tensor data;
+  bool alone = false;  // summed on one thread
+};
+
+// One layer's convolution. Primitives are made on first use per image size and kept. Outside of a parallel region a call uses the whole of LibTorch's OpenMP
+// pool, one call at a time; inside of one it stays on its thread, and calls on other images may run beside it.
 class Convolution {
  public:
   explicit Convolution(ConvolutionShape shape);
@@ -37,28 +45,30 @@ class Convolution {
   const ConvolutionShape& shape() const;
 
   // operand: [O, I, k, k]: integers (odd codes) of any type, greatest = their bound, at most 255; or float32 weights, greatest = 0. Keeps a reference; packs
-  // when needed.
+  // when needed. Not inside of a parallel region.
   void SetWeights(const at::Tensor& operand, int64_t greatest);
 
   // S = conv(codes, weight codes), exact. codes: uint8 [N, H, W, I], values up to greatest_activation; sums: int32 [N, OH, OW, O]. Both contiguous. Routes: as
   // they are; 8-bit weights as o = 2h + 1, sum(a) in an extra channel; where IntegerSumsAreExact says no, codes in two halves of 4 bits.
   void SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums);
 
-  // Frees what SumCodes packed; the next SumCodes packs anew.
+  // Frees what SumCodes packed; the next SumCodes packs anew. Not inside of a parallel region.
   void DropPackedCodes();
 
   // Floats: x [N, H, W, I], y [N, OH, OW, O], both of FastFloat().
   void Forward(const at::Tensor& x, at::Tensor& y);
 
   // The backward pass goes chunk by chunk of the batch, so that a chunk's arrays stay in the cache: BeginBackward, then per chunk InputGradient (dL/dx from
-  // dL/dy) and AddWeightGradient (of x and dL/dy), then TakeWeightGradient: scale times the sum of the chunks' gradients, added in their order, float32
-  // [O, I, k, k]. Arrays as in Forward.
+  // dL/dy) and AddWeightGradient (of x and dL/dy, to a sum that starts empty), then TakeWeightGradient: scale times the sums, added in their order, float32
+  // [O, I, k, k]; all of them were summed inside of parallel regions, or none. Arrays as in Forward. Begin and Take: not inside of a parallel region.
   void BeginBackward();
   void InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x);
   // dL/dx / scale from int8 codes of dL/dy, with weight codes up to 127: exact sums, rounded once to FastFloat().
   void InputGradientOfCodes(const at::Tensor& codes, at::Tensor& grad_x);
-  void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y);
-  at::Tensor TakeWeightGradient(double scale);
+  // x may also be uint8 codes where TakesCodes says so.
+  bool WeightGradientTakesCodes() const;
+  void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y, WeightGradientSum& sum);
+  at::Tensor TakeWeightGradient(std::vector<WeightGradientSum> sums, double scale);
 
  private:
   class Impl;

@@ -5,15 +5,19 @@
 #include <atomic>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "core/kernels/fused/fused_norm.h"
 #include "core/kernels/step_clock.h"
+#include "core/kernels/weight_gradient.h"
 
 namespace bitstair::core {
 namespace {
@@ -98,11 +102,12 @@ bool SetFastFloat(c10::ScalarType type) {
   return true;
 }
 
-class Convolution::Impl {
- public:
-  explicit Impl(ConvolutionShape shape) : shape_(shape) {}
+namespace {
 
-  const ConvolutionShape& shape() const { return shape_; }
+// The primitives of one convolution, made either for the whole pool or for one thread.
+class Primitives {
+ public:
+  Primitives(ConvolutionShape shape, bool alone) : shape_(shape), alone_(alone) {}
 
   void SetWeights(const at::Tensor& operand, int64_t greatest) {
     operand_ = operand;
@@ -127,21 +132,18 @@ class Convolution::Impl {
   void DropPackedCodes() { packed_codes_ = {}; }
 
   void Forward(const at::Tensor& x, at::Tensor& y) {
-    Primitives& p = For(x);
+    OfSize& p = For(x);
     Run(p.forward, p.forward_desc,
         {{DNNL_ARG_SRC, Wrap(p.forward_desc.src_desc(), x)},
          {DNNL_ARG_WEIGHTS, Pack(packed_forward_, p.forward_desc.weights_desc(), false)},
          {DNNL_ARG_DST, Wrap(p.forward_desc.dst_desc(), y)}});
   }
 
-  void BeginBackward() {
-    packed_backward_ = packed_codes_backward_ = {};
-    weight_gradient_ = at::Tensor();
-  }
+  void DropPackedBackward() { packed_backward_ = packed_codes_backward_ = {}; }
 
   void InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x) {
-    Primitives& p = For(grad_x);
-    if (!p.input_gradient) {
+    OfSize& p = For(grad_x);
+    Once(p.input_gradient, [&] {
       const auto [src, weights, dst] = FloatDescs(grad_x);
       p.input_desc = {Engine(),
                       dnnl::algorithm::convolution_direct,
@@ -155,18 +157,18 @@ class Convolution::Impl {
                       Attributes()};
       p.input_gradient = dnnl::convolution_backward_data(p.input_desc);
       backward_layout_ = p.input_desc.weights_desc();
-    }
+    });
     Run(p.input_gradient, p.input_desc,
         {{DNNL_ARG_DIFF_SRC, Wrap(p.input_desc.diff_src_desc(), grad_x)},
-         {DNNL_ARG_WEIGHTS, Pack(packed_backward_, *backward_layout_, false)},
+         {DNNL_ARG_WEIGHTS, Pack(packed_backward_, p.input_desc.weights_desc(), false)},
          {DNNL_ARG_DIFF_DST, Wrap(p.input_desc.diff_dst_desc(), grad_y)}});
   }
 
   void InputGradientOfCodes(const at::Tensor& codes, at::Tensor& grad_x) {
-    DeconvolutionPrimitive& p = deconvolutions_[SizeOf(grad_x)];
+    DeconvolutionPrimitive& p = At(deconvolutions_, grad_x);
     const int64_t in = shape_.in_channels, out = shape_.out_channels, k = shape_.kernel;
     const memory::desc plain({in, out, k, k}, Type::f32, memory::dims{k * k, in * k * k, k, 1});
-    if (!p.forward) {
+    Once(p.forward, [&] {
       const auto nhwc = memory::format_tag::nhwc;
       const auto src = Describe({codes.size(0), out, codes.size(1), codes.size(2)}, Type::s8, nhwc);
       const auto dst = Describe({grad_x.size(0), in, grad_x.size(1), grad_x.size(2)}, TypeOf(FastFloat()), nhwc);
@@ -184,19 +186,17 @@ class Convolution::Impl {
                 Attributes()};
       p.forward = dnnl::deconvolution_forward(p.desc);
       codes_backward_layout_ = p.desc.weights_desc();
-    }
-    if (packed_codes_backward_.stale) {
+    });
+    const memory packed = PackOnce(packed_codes_backward_, p.desc.weights_desc(), [&](memory& to) {
       const at::Tensor weights = operand_.detach().to(at::kFloat).contiguous();
-      packed_codes_backward_ = {memory(*codes_backward_layout_, Engine()), false};
-      Reorder(Wrap(plain, weights), packed_codes_backward_.data);
-    }
-    Run(p.forward, p.desc,
-        {{DNNL_ARG_SRC, Wrap(p.desc.src_desc(), codes)}, {DNNL_ARG_WEIGHTS, packed_codes_backward_.data}, {DNNL_ARG_DST, Wrap(p.desc.dst_desc(), grad_x)}});
+      Reorder(Wrap(plain, weights), to);
+    });
+    Run(p.forward, p.desc, {{DNNL_ARG_SRC, Wrap(p.desc.src_desc(), codes)}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, Wrap(p.desc.dst_desc(), grad_x)}});
   }
 
-  void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y) {
-    Primitives& p = For(x);
-    if (!p.weight_gradient) {
+  void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y, at::Tensor& sum) {
+    OfSize& p = For(x);
+    Once(p.weight_gradient, [&] {
       const auto [src, weights, dst] = FloatDescs(x);
       const memory::desc any(weights.get_dims(), Type::f32, memory::format_tag::any);
       p.weight_desc = {Engine(),
@@ -211,32 +211,32 @@ class Convolution::Impl {
                        Attributes()};
       p.weight_gradient = dnnl::convolution_backward_weights(p.weight_desc);
       gradient_layout_ = p.weight_desc.diff_weights_desc();
-    }
-    at::Tensor chunk = at::empty({static_cast<int64_t>(gradient_layout_->get_size() / sizeof(float))}, at::kFloat);
+    });
+    const memory::desc layout = p.weight_desc.diff_weights_desc();
+    at::Tensor chunk = at::empty({static_cast<int64_t>(layout.get_size() / sizeof(float))}, at::kFloat);
     Run(p.weight_gradient, p.weight_desc,
         {{DNNL_ARG_SRC, Wrap(p.weight_desc.src_desc(), x)},
-         {DNNL_ARG_DIFF_WEIGHTS, Wrap(*gradient_layout_, chunk)},
+         {DNNL_ARG_DIFF_WEIGHTS, Wrap(layout, chunk)},
          {DNNL_ARG_DIFF_DST, Wrap(p.weight_desc.diff_dst_desc(), grad_y)}});
-    if (weight_gradient_.defined()) {
-      weight_gradient_.add_(chunk);
+    if (sum.defined()) {
+      sum.add_(chunk);
     } else {
-      weight_gradient_ = chunk;
+      sum = chunk;
     }
   }
 
-  at::Tensor TakeWeightGradient(double scale) {
+  // In PyTorch's order. sum: of AddWeightGradient; may be undefined.
+  at::Tensor PlainWeightGradient(const at::Tensor& sum, double scale) {
     at::Tensor plain = at::empty({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}, at::kFloat);
-    if (!weight_gradient_.defined()) return plain.zero_();  // no images
+    if (!sum.defined()) return plain.zero_();  // no images
     at::Tensor factor = at::full({1}, scale, at::kFloat);
-    Reorder(Wrap(*gradient_layout_, weight_gradient_), Wrap(PlainWeights(Type::f32), plain), &factor);
-    weight_gradient_ = at::Tensor();
-    packed_backward_ = packed_codes_backward_ = {};
+    Reorder(Wrap(*gradient_layout_, sum), Wrap(PlainWeights(Type::f32), plain), &factor);
     return plain;
   }
 
  private:
   // For one size of input.
-  struct Primitives {
+  struct OfSize {
     dnnl::convolution_forward::primitive_desc forward_desc;
     dnnl::convolution_forward forward;
     dnnl::convolution_backward_data::primitive_desc input_desc;
@@ -280,9 +280,27 @@ class Convolution::Impl {
             Describe({x.size(0), shape_.out_channels, shape_.Out(x.size(1)), shape_.Out(x.size(2))}, type, nhwc)};
   }
 
-  Primitives& For(const at::Tensor& x) {
-    Primitives& p = primitives_[SizeOf(x)];
-    if (!p.forward) {
+  // The entry for x's size; it stays where it is.
+  template <typename T>
+  T& At(std::map<Size, T>& entries, const at::Tensor& x) {
+    const std::lock_guard lock(mutex_);
+    return entries[SizeOf(x)];
+  }
+
+  // make(), unless the primitive exists. oneDNN decides about threads when it makes a primitive.
+  template <typename F>
+  void Once(const dnnl::primitive& primitive, F&& make) {
+    const std::lock_guard lock(mutex_);
+    if (primitive) return;
+    const int before = omp_get_max_threads();
+    if (alone_) omp_set_num_threads(1);
+    make();
+    omp_set_num_threads(before);
+  }
+
+  OfSize& For(const at::Tensor& x) {
+    OfSize& p = At(sizes_, x);
+    Once(p.forward, [&] {
       const auto [src, weights, dst] = FloatDescs(x);
       p.forward_desc = {Engine(),
                         dnnl::prop_kind::forward_training,
@@ -296,15 +314,15 @@ class Convolution::Impl {
                         Attributes()};
       p.forward = dnnl::convolution_forward(p.forward_desc);
       forward_layout_ = p.forward_desc.weights_desc();
-    }
+    });
     return p;
   }
 
   // odd: the operand holds odd codes of 8 bits, which go in as h with o = 2h + 1, with one more channel of ones.
   void SumWhole(const at::Tensor& codes, bool odd, at::Tensor& sums) {
     const int64_t out = shape_.out_channels + (odd ? kOddWeightsPadding : 0);
-    IntegerPrimitive& p = integer_[SizeOf(codes)];
-    if (!p.forward) {
+    IntegerPrimitive& p = At(integer_, codes);
+    Once(p.forward, [&] {
       const auto src = Describe({codes.size(0), shape_.in_channels, codes.size(1), codes.size(2)}, Type::u8, memory::format_tag::nhwc);
       const auto weights = Describe({out, shape_.in_channels, shape_.kernel, shape_.kernel}, Type::s8, memory::format_tag::any);
       const auto dst = Describe({codes.size(0), out, shape_.Out(codes.size(1)), shape_.Out(codes.size(2))}, Type::s32, memory::format_tag::nhwc);
@@ -320,7 +338,7 @@ class Convolution::Impl {
                 Attributes()};
       p.forward = dnnl::convolution_forward(p.desc);
       codes_layout_ = p.desc.weights_desc();
-    }
+    });
     at::Tensor all = odd ? at::empty({sums.size(0), sums.size(1), sums.size(2), out}, at::kInt) : sums;
     Run(p.forward, p.desc,
         {{DNNL_ARG_SRC, Wrap(p.desc.src_desc(), codes)},
@@ -337,31 +355,99 @@ class Convolution::Impl {
     bool stale = true;
   };
 
-  // operand_ in the layout and type of desc. odd: with what SumWhole says.
-  const memory& Pack(Packed& packed, const memory::desc& desc, bool odd) const {
-    if (!packed.stale && packed.data.get_desc() == desc) return packed.data;
-    at::Tensor plain = operand_.detach().reshape({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}).to(at::kFloat).contiguous();
-    if (odd) {
-      const at::Tensor more = at::zeros({kOddWeightsPadding, shape_.in_channels, shape_.kernel, shape_.kernel});
-      more[0].fill_(1);
-      plain = at::cat({(plain - 1) / 2, more});
-    }
-    if (!packed.data || packed.data.get_desc() != desc) packed.data = memory(desc, Engine());
-    Reorder(Wrap(Describe({plain.size(0), plain.size(1), plain.size(2), plain.size(3)}, Type::f32, memory::format_tag::oihw), plain), packed.data);
+  // What `fill` writes in the layout and type of desc, until it is stale.
+  template <typename F>
+  memory PackOnce(Packed& packed, const memory::desc& desc, F&& fill) {
+    const std::lock_guard lock(mutex_);
+    if (!packed.data || packed.data.get_desc() != desc) packed = {memory(desc, Engine()), true};
+    if (packed.stale) fill(packed.data);
     packed.stale = false;
     return packed.data;
   }
 
+  // operand_ in the layout and type of desc. odd: with what SumWhole says.
+  memory Pack(Packed& packed, const memory::desc& desc, bool odd) {
+    return PackOnce(packed, desc, [&](memory& to) {
+      at::Tensor plain = operand_.detach().reshape({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel});
+      if (odd) {
+        plain = plain.to(at::kFloat);
+        const at::Tensor more = at::zeros({kOddWeightsPadding, shape_.in_channels, shape_.kernel, shape_.kernel});
+        more[0].fill_(1);
+        plain = at::cat({(plain - 1) / 2, more});
+      } else if (plain.scalar_type() != at::kChar) {
+        plain = plain.to(at::kFloat);
+      }
+      plain = plain.contiguous();
+      const Type type = plain.scalar_type() == at::kChar ? Type::s8 : Type::f32;
+      Reorder(Wrap(Describe({plain.size(0), plain.size(1), plain.size(2), plain.size(3)}, type, memory::format_tag::oihw), plain), to);
+    });
+  }
+
   const ConvolutionShape shape_;
+  const bool alone_;
   at::Tensor operand_;
   int64_t greatest_ = 0;
+  std::mutex mutex_;  // of what follows; what it has given out is used without it
   Packed packed_codes_, packed_forward_, packed_backward_, packed_codes_backward_;
-  std::optional<memory::desc> codes_layout_, forward_layout_, backward_layout_, codes_backward_layout_,
-      gradient_layout_;         // of the first size seen; others follow it
-  at::Tensor weight_gradient_;  // of the chunks so far, in gradient_layout_
-  std::map<Size, Primitives> primitives_;
+  // Of the first size seen; others follow it.
+  std::optional<memory::desc> codes_layout_, forward_layout_, backward_layout_, codes_backward_layout_, gradient_layout_;
+  std::map<Size, OfSize> sizes_;
   std::map<Size, IntegerPrimitive> integer_;
   std::map<Size, DeconvolutionPrimitive> deconvolutions_;
+};
+
+}  // namespace
+
+class Convolution::Impl {
+ public:
+  explicit Impl(ConvolutionShape shape) : shape_(shape), pool_(shape, false), alone_(shape, true) {}
+
+  const ConvolutionShape& shape() const { return shape_; }
+  Primitives& here() { return at::in_parallel_region() ? alone_ : pool_; }
+
+  template <typename F>
+  void Both(F&& f) {
+    f(pool_);
+    f(alone_);
+  }
+
+  // Instead of oneDNN's.
+  bool own_weight_gradient() const { return FastFloat() == at::kBFloat16 && HasWeightGradientKernel(shape_); }
+
+  void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y, WeightGradientSum& sum) {
+    sum.alone = at::in_parallel_region();
+    if (!own_weight_gradient()) {
+      here().AddWeightGradient(x, grad_y, sum.data);
+      return;
+    }
+    if (!sum.data.defined()) sum.data = at::zeros({WeightGradientSize(shape_)}, at::kFloat);
+    const ConstArray inputs{x.const_data_ptr(), x.scalar_type() == at::kByte ? Stored::kCodes : Stored::kBfloat16};
+    bitstair::core::AddWeightGradient(shape_, inputs, static_cast<const uint16_t*>(grad_y.const_data_ptr()), x.size(0), x.size(1), x.size(2),
+                                      sum.data.mutable_data_ptr<float>());
+  }
+
+  at::Tensor TakeWeightGradient(std::vector<WeightGradientSum> sums, double scale) {
+    at::Tensor all;
+    bool alone = false;
+    for (WeightGradientSum& sum : sums) {
+      if (!sum.data.defined()) continue;
+      TORCH_CHECK(!all.defined() || sum.alone == alone, "weight gradients were summed on one thread and on several");
+      alone = sum.alone;
+      if (all.defined()) {
+        all.add_(sum.data);
+      } else {
+        all = std::move(sum.data);
+      }
+    }
+    if (!own_weight_gradient() || !all.defined()) return (alone ? alone_ : pool_).PlainWeightGradient(all, scale);
+    at::Tensor plain = at::empty({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}, at::kFloat);
+    bitstair::core::PlainWeightGradient(shape_, all.const_data_ptr<float>(), static_cast<float>(scale), plain.mutable_data_ptr<float>());
+    return plain;
+  }
+
+ private:
+  const ConvolutionShape shape_;
+  Primitives pool_, alone_;
 };
 
 bool IntegerSumsAreExact(int64_t greatest_activation, int64_t greatest_weight) {
@@ -389,37 +475,42 @@ const ConvolutionShape& Convolution::shape() const {
   return impl_->shape();
 }
 void Convolution::SetWeights(const at::Tensor& operand, int64_t greatest) {
-  impl_->SetWeights(operand, greatest);
+  impl_->Both([&](Primitives& p) { p.SetWeights(operand, greatest); });
 }
 void Convolution::SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums) {
   const StepTimer timer(StepPart::kConvForward);
-  impl_->SumCodes(codes, greatest_activation, sums);
+  impl_->here().SumCodes(codes, greatest_activation, sums);
 }
 void Convolution::DropPackedCodes() {
-  impl_->DropPackedCodes();
+  impl_->Both([](Primitives& p) { p.DropPackedCodes(); });
 }
 void Convolution::Forward(const at::Tensor& x, at::Tensor& y) {
   const StepTimer timer(StepPart::kConvForward);
-  impl_->Forward(x, y);
+  impl_->here().Forward(x, y);
 }
 void Convolution::BeginBackward() {
-  impl_->BeginBackward();
+  impl_->Both([](Primitives& p) { p.DropPackedBackward(); });
 }
 void Convolution::InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x) {
   const StepTimer timer(StepPart::kConvBackward);
-  impl_->InputGradient(grad_y, grad_x);
+  impl_->here().InputGradient(grad_y, grad_x);
 }
 void Convolution::InputGradientOfCodes(const at::Tensor& codes, at::Tensor& grad_x) {
   const StepTimer timer(StepPart::kConvBackward);
-  impl_->InputGradientOfCodes(codes, grad_x);
+  impl_->here().InputGradientOfCodes(codes, grad_x);
 }
-void Convolution::AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y) {
-  const StepTimer timer(StepPart::kConvBackward);
-  impl_->AddWeightGradient(x, grad_y);
+bool Convolution::WeightGradientTakesCodes() const {
+  return impl_->own_weight_gradient();
 }
-at::Tensor Convolution::TakeWeightGradient(double scale) {
+void Convolution::AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y, WeightGradientSum& sum) {
   const StepTimer timer(StepPart::kConvBackward);
-  return impl_->TakeWeightGradient(scale);
+  impl_->AddWeightGradient(x, grad_y, sum);
+}
+at::Tensor Convolution::TakeWeightGradient(std::vector<WeightGradientSum> sums, double scale) {
+  const StepTimer timer(StepPart::kConvBackward);
+  at::Tensor gradient = impl_->TakeWeightGradient(std::move(sums), scale);
+  impl_->Both([](Primitives& p) { p.DropPackedBackward(); });
+  return gradient;
 }
 
 }  // namespace bitstair::core

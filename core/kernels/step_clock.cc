@@ -10,6 +10,9 @@ using Clock = std::chrono::steady_clock;
 
 std::atomic<bool> on{false};
 
+// The step's own thread: the one that started the clock.
+thread_local bool of_step = false;
+
 // Written by the step's thread only.
 struct Counted {
   StepTimes times;
@@ -17,6 +20,7 @@ struct Counted {
   Clock::time_point since;
 };
 Counted counted;
+std::atomic<int64_t> elementwise_bytes{0};
 
 // The time since the last change goes to the part that was on; `next` is on from here.
 StepPart Change(StepPart next) {
@@ -36,6 +40,8 @@ const char* NameOf(StepPart part) {
 
 void StartStepClock() {
   counted = {};
+  elementwise_bytes = 0;
+  of_step = true;
   counted.since = Clock::now();
   on = true;
 }
@@ -43,10 +49,12 @@ void StartStepClock() {
 StepTimes StopStepClock() {
   Change(StepPart::kOther);
   on = false;
+  of_step = false;
+  counted.times.elementwise_bytes = elementwise_bytes;
   return counted.times;
 }
 
-StepTimer::StepTimer(StepPart part) : before_(part), on_(on.load(std::memory_order_relaxed)) {
+StepTimer::StepTimer(StepPart part) : before_(part), on_(on.load(std::memory_order_relaxed) && of_step) {
   if (on_) before_ = Change(part);
 }
 
@@ -55,7 +63,7 @@ StepTimer::~StepTimer() {
 }
 
 void CountElementwiseBytes(int64_t bytes) {
-  if (on.load(std::memory_order_relaxed)) counted.times.elementwise_bytes += bytes;
+  if (on.load(std::memory_order_relaxed)) elementwise_bytes.fetch_add(bytes, std::memory_order_relaxed);
 }
 
 }  // namespace bitstair::core

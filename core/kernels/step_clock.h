@@ -22,8 +22,8 @@ void StartStepClock();
 // Stops, and gives what was counted: everything outside of a part is kOther.
 StepTimes StopStepClock();
 
-// The time from construction to destruction belongs to `part`, less what a timer inside of it takes. On the thread that runs the step only: kernels' own
-// threads are inside of their caller's time. Costs one load when the clock is off.
+// The time from construction to destruction belongs to `part`, less what a timer inside of it takes. Counts on the thread that started the clock and nowhere
+// else: what other threads do beside it takes the same time. Costs one load when the clock is off.
 class StepTimer {
  public:
   explicit StepTimer(StepPart part);
@@ -36,6 +36,7 @@ class StepTimer {
   bool on_;
 };
 
+// On any thread.
 void CountElementwiseBytes(int64_t bytes);
 
 }  // namespace bitstair::core

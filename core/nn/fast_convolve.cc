@@ -1,11 +1,14 @@
 // FastConvolve of nn/fast_layers.h: a batch goes through in chunks of images that stay in the cache, forward with the moments, backward with dL/dS.
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include "core/kernels/gradient_codes.h"
+#include "core/kernels/step_clock.h"
 #include "core/nn/fast_arrays.h"
 
 namespace bitstair::core {
@@ -13,21 +16,45 @@ namespace {
 
 constexpr int64_t kGreatestByte = 255;
 
-// Bytes of what a chunk makes: they should still be in the cache when the next pass over the chunk takes them.
-constexpr int64_t kForwardCacheBytes = int64_t{1} << 20;
-constexpr int64_t kBackwardCacheBytes = int64_t{1} << 20;
+// Bytes of what a chunk makes: they should still be in the cache when the next pass over the chunk takes them. Of one thread, or of the pool together.
+constexpr int64_t kThreadCacheBytes = int64_t{1} << 18;
+constexpr int64_t kPoolCacheBytes = int64_t{1} << 20;
+// Groups of images that threads take one by one, each with a weight gradient of its own as long as that is small.
+constexpr int64_t kGroups = 8;
+constexpr int64_t kGreatestGroupedWeights = int64_t{1} << 18;
 
-// Images of a chunk, by shape alone. A multiple of `multiple`.
-int64_t ImagesPerChunk(int64_t images, int64_t bytes_per_image, int64_t cache_bytes, int64_t multiple) {
-  const int64_t fit = cache_bytes / std::max<int64_t>(1, bytes_per_image) / multiple * multiple;
-  return std::clamp(fit, std::min(multiple, std::max<int64_t>(1, images)), std::max<int64_t>(1, images));
-}
+// How a batch is cut, by shape alone. Each group of images is worked off chunk by chunk: on one thread, or, if there is only one, on the whole pool.
+struct Cut {
+  int64_t images;
+  int64_t multiple;  // chunks begin at multiples of so many images
+  int64_t groups;
+  int64_t step;  // images of a chunk
 
-// f(first image, count)
-template <typename F>
-void ForChunks(int64_t images, int64_t step, F&& f) {
-  for (int64_t first = 0; first < images; first += step) f(first, std::min(step, images - first));
-}
+  Cut(int64_t images_of_batch, int64_t weights, int64_t bytes_per_image, int64_t multiple_of) : images(images_of_batch), multiple(multiple_of) {
+    groups = weights <= kGreatestGroupedWeights ? std::clamp<int64_t>(units(), 1, kGroups) : 1;
+    const int64_t cache_bytes = groups > 1 ? kThreadCacheBytes : kPoolCacheBytes;
+    const int64_t fit = cache_bytes / std::max<int64_t>(1, bytes_per_image) / multiple * multiple;
+    step = std::clamp(fit, std::min(multiple, std::max<int64_t>(1, images)), std::max<int64_t>(1, images));
+  }
+
+  int64_t units() const { return (images + multiple - 1) / multiple; }
+  int64_t Begin(int64_t group) const { return std::min(images, units() * group / groups * multiple); }
+
+  // f(group, first image, count); groups side by side, the chunks of one in their order.
+  template <typename F>
+  void ForChunks(F&& f) const {
+    const auto group = [&](int64_t g) {
+      for (int64_t first = Begin(g); first < Begin(g + 1); first += step) f(g, first, std::min(step, Begin(g + 1) - first));
+    };
+    if (groups == 1) {
+      group(0);
+      return;
+    }
+    at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) group(g);
+    });
+  }
+};
 
 // `count` images of x as floats: x itself, or codes expanded into `buffer`, which is made when needed.
 at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t step, at::Tensor& buffer) {
@@ -46,52 +73,65 @@ struct Forward {
   int64_t greatest_activation;
   bool integers;
   std::vector<int64_t> size;  // of the sums, [N, OH, OW, O]
-  int64_t step;
-  at::Tensor buffer = {};
+  Cut cut;
 
-  Forward(FastConvolution& convolution, const Features& features, int64_t greatest)
+  Forward(FastConvolution& convolution, const Features& features, const at::Tensor& operand, int64_t greatest)
       : layer(&convolution),
         x(features.fast->numbers),
         greatest_activation(features.greatest_code),
-        integers(x.scalar_type() == at::kByte && greatest > 0 && greatest <= kGreatestByte) {
-    const ConvolutionShape& shape = layer->kernels.shape();
-    size = {x.size(0), shape.Out(x.size(1)), shape.Out(x.size(2)), shape.out_channels};
-    step = ImagesPerChunk(x.size(0), size[1] * size[2] * size[3] * 4, kForwardCacheBytes, 1);
+        integers(x.scalar_type() == at::kByte && greatest > 0 && greatest <= kGreatestByte),
+        size(SizeOfSums(convolution.kernels.shape(), x)),
+        cut(x.size(0), operand.numel(), size[1] * size[2] * size[3] * 4, 1) {}
+
+  static std::vector<int64_t> SizeOfSums(const ConvolutionShape& shape, const at::Tensor& x) {
+    return {x.size(0), shape.Out(x.size(1)), shape.Out(x.size(2)), shape.out_channels};
   }
 
   c10::ScalarType type() const { return integers ? at::kInt : FastFloat(); }
   at::Tensor Empty(int64_t images, c10::ScalarType of) const { return at::empty({images, size[1], size[2], size[3]}, of); }
 
-  // Sums of some images, at most `step`. out: of type()
-  void Make(int64_t first, int64_t count, at::Tensor& out) {
+  // Sums of some images, at most cut.step. out: of type(). buffer: see Floats; one per thread.
+  void Make(int64_t first, int64_t count, at::Tensor& out, at::Tensor& buffer) const {
     if (integers) {
       layer->kernels.SumCodes(x.narrow(0, first, count), greatest_activation, out);
     } else {
-      layer->kernels.Forward(Floats(x, first, count, step, buffer), out);
+      layer->kernels.Forward(Floats(x, first, count, cut.step, buffer), out);
     }
   }
 
   // Sums of all images with their moments, stored as `stored`. False if that is int16 and one does not fit.
-  bool MakeAll(c10::ScalarType stored, int64_t bound, at::Tensor& sums, ChannelMoments& moments) {
+  bool MakeAll(c10::ScalarType stored, int64_t bound, at::Tensor& sums, ChannelMoments& moments) const {
+    const StepTimer timer(StepPart::kConvForward);
     sums = Empty(size[0], stored);
-    moments = ChannelMoments(size[3]);
-    at::Tensor wide_buffer;
-    if (stored == at::kShort) wide_buffer = Empty(step, at::kInt);
-    bool fits = true;
-    ForChunks(size[0], step, [&](int64_t first, int64_t count) {
-      if (!fits) return;
+    struct Group {
+      ChannelMoments moments;
+      at::Tensor wide, expanded;
+    };
+    std::vector<Group> groups(static_cast<size_t>(cut.groups), {ChannelMoments(size[3]), {}, {}});
+    std::atomic<bool> fits{true};
+    cut.ForChunks([&](int64_t g, int64_t first, int64_t count) {
+      if (!fits.load(std::memory_order_relaxed)) return;
+      Group& group = groups[g];
       at::Tensor out = sums.narrow(0, first, count);
-      at::Tensor wide = stored == at::kShort ? wide_buffer.narrow(0, 0, count) : out;
-      Make(first, count, wide);
-      fits = moments.Add(Read(wide), bound, RowsOf(wide), stored == at::kShort ? Write(out) : MutableArray{});
+      if (stored != at::kShort) {
+        Make(first, count, out, group.expanded);
+        group.moments.Add(Read(out), bound, RowsOf(out), {});
+        return;
+      }
+      if (!group.wide.defined()) group.wide = Empty(std::min(cut.step, size[0]), at::kInt);
+      at::Tensor wide = group.wide.narrow(0, 0, count);
+      Make(first, count, wide, group.expanded);
+      if (!group.moments.Add(Read(wide), bound, RowsOf(wide), Write(out))) fits = false;
     });
+    moments = ChannelMoments(size[3]);
+    for (const Group& group : groups) moments.Add(group.moments);
     return fits;
   }
 };
 
 // Some images' dL/dS as int8.
 struct RoundedGradient {
-  const GradientRounding& rounding;
+  const GradientRounding* rounding;
   at::Tensor codes = {};
   std::vector<float> scales = {};
 
@@ -99,9 +139,9 @@ struct RoundedGradient {
   const at::Tensor& Round(const at::Tensor& grad, int64_t first) {
     codes = at::empty(grad.sizes(), at::kChar);
     scales.resize(static_cast<size_t>(grad.size(0)));
-    const BatchPosition& at = *rounding.position;
+    const BatchPosition& at = *rounding->position;
     QuantizeGradients(Read(grad), grad.size(0), grad.numel() / grad.size(0),
-                      {rounding.seed, rounding.layer, at.epoch, static_cast<uint32_t>(at.batch), at.first_image}, first, codes.mutable_data_ptr<int8_t>(),
+                      {rounding->seed, rounding->layer, at.epoch, static_cast<uint32_t>(at.batch), at.first_image}, first, codes.mutable_data_ptr<int8_t>(),
                       scales.data());
     return codes;
   }
@@ -112,7 +152,7 @@ struct RoundedGradient {
 Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Tensor& operand, const at::Tensor& leaf, double leaf_scale, int64_t greatest,
                   bool training) {
   const std::shared_ptr<FastFeatures> in = features.fast;
-  Forward forward(layer, features, greatest);
+  const Forward forward(layer, features, operand, greatest);
   layer.kernels.SetWeights(operand, greatest);
 
   Sums out;
@@ -122,11 +162,11 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
               " do not fit 32 bits");
   out.fast = std::make_shared<FastSums>();
   out.fast->size = forward.size;
-  out.fast->chunk = forward.step;
+  out.fast->chunk = forward.cut.step;
   if (!training) {
-    out.fast->make = [forward](int64_t first, int64_t count) mutable {
-      at::Tensor sums = forward.Empty(count, forward.type());
-      forward.Make(first, count, sums);
+    out.fast->make = [forward](int64_t first, int64_t count) {
+      at::Tensor sums = forward.Empty(count, forward.type()), buffer;
+      forward.Make(first, count, sums, buffer);
       return sums;
     };
     return out;
@@ -149,34 +189,43 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
   out.fast->token = NewToken();
   const bool input_gradient = in->token.defined() && in->token.requires_grad();
   Record({in->token, leaf}, out.fast->token,
-         [&layer, in, pending = out.fast->gradient, leaf_scale, greatest, input_gradient, size = out.fast->size,
+         [&layer, in, pending = out.fast->gradient, leaf_scale, greatest, input_gradient, weights = operand.numel(), size = out.fast->size,
           sizes = leaf.sizes().vec()](const at::Tensor&) -> std::vector<at::Tensor> {
            const at::Tensor& x = in->numbers;
            const SumsGradient gradient = std::exchange(*pending, {});
            TORCH_CHECK(gradient.defined(), "sums got no gradient");
+           const StepTimer timer(StepPart::kConvBackward);
            const int64_t out_elements = size[1] * size[2] * size[3], in_elements = x.numel() / std::max<int64_t>(1, x.size(0));
-           const int64_t step = ImagesPerChunk(size[0], 2 * std::max(out_elements, in_elements), kBackwardCacheBytes, SumsGradient::Multiple(out_elements));
-           at::Tensor grad_x, expanded, buffer = at::empty({step, size[1], size[2], size[3]}, FastFloat());
+           const Cut cut(size[0], weights, 2 * std::max(out_elements, in_elements), SumsGradient::Multiple(out_elements));
+           at::Tensor grad_x;
            if (input_gradient) grad_x = at::empty(x.sizes(), FastFloat());
            const bool int8 = layer.rounding.position != nullptr && greatest > 0 && greatest <= 127 && IntegerSumsAreExact(255, greatest);
-           RoundedGradient rounded{layer.rounding};
+           struct Group {
+             RoundedGradient rounded;
+             at::Tensor buffer = {}, expanded = {};
+           };
+           std::vector<Group> groups(static_cast<size_t>(cut.groups), {RoundedGradient{&layer.rounding}});
+           std::vector<WeightGradientSum> sums(groups.size());
            layer.kernels.BeginBackward();
-           ForChunks(size[0], step, [&](int64_t first, int64_t count) {
-             at::Tensor grad = buffer.narrow(0, 0, count);
+           cut.ForChunks([&](int64_t g, int64_t first, int64_t count) {
+             Group& group = groups[g];
+             if (!group.buffer.defined()) group.buffer = at::empty({cut.step, size[1], size[2], size[3]}, FastFloat());
+             at::Tensor grad = group.buffer.narrow(0, 0, count);
              gradient.Make(first, count, grad);
-             layer.kernels.AddWeightGradient(Floats(x, first, count, step, expanded), grad);
+             const at::Tensor inputs = layer.kernels.WeightGradientTakesCodes() ? x.narrow(0, first, count) : Floats(x, first, count, cut.step, group.expanded);
+             layer.kernels.AddWeightGradient(inputs, grad, sums[g]);
              if (!input_gradient) return;
              at::Tensor part = grad_x.narrow(0, first, count);
              if (int8) {
-               layer.kernels.InputGradientOfCodes(rounded.Round(grad, first), part);
-               ScaleImages(Write(part), count, in_elements, rounded.scales.data());
+               layer.kernels.InputGradientOfCodes(group.rounded.Round(grad, first), part);
+               ScaleImages(Write(part), count, in_elements, group.rounded.scales.data());
              } else {
                layer.kernels.InputGradient(grad, part);
              }
            });
            if (input_gradient) in->parts->push_back({std::move(grad_x), 1});
            // dS/dleaf = dS/doperand / leaf_scale
-           return {at::Tensor(), layer.kernels.TakeWeightGradient(1 / leaf_scale).view(sizes)};
+           return {at::Tensor(), layer.kernels.TakeWeightGradient(std::move(sums), 1 / leaf_scale).view(sizes)};
          });
   return out;
 }

@@ -158,6 +158,19 @@ bool ChannelMoments::Add(ConstArray sums, int64_t bound, RowShape shape, Mutable
   return true;
 }
 
+void ChannelMoments::Add(const ChannelMoments& other) {
+  if (other.count_ == 0) return;
+  TORCH_CHECK(other.sum_.size() == sum_.size() && (count_ == 0 || other.integers_ == integers_), "moments of other channels or of another type");
+  count_ += other.count_;
+  integers_ = other.integers_;
+  for (size_t c = 0; c < sum_.size(); ++c) {
+    sum_[c] += other.sum_[c];
+    squares_[c] += other.squares_[c];
+    float_sum_[c] += other.float_sum_[c];
+    float_squares_[c] += other.float_squares_[c];
+  }
+}
+
 void ChannelMoments::Finish(double* mean, double* variance) const {
   const auto count = static_cast<double>(count_);
   for (size_t c = 0; c < sum_.size(); ++c) {

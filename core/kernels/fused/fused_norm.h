@@ -46,6 +46,8 @@ class ChannelMoments {
   // sums: kInt32 of at most `bound` < 2^31, or kBfloat16 or kFloat32. compact: kInt16 takes the sums too, or nothing. False if a sum does not fit int16;
   // `compact` is then not usable.
   bool Add(ConstArray sums, int64_t bound, RowShape shape, MutableArray compact);
+  // Adds another's rows.
+  void Add(const ChannelMoments& other);
   // Biased variance; E[S^2] - E[S]^2 in float64, at least 0.
   void Finish(double* mean, double* variance) const;
   int64_t count() const { return count_; }

@@ -1,0 +1,261 @@
+#include "core/kernels/weight_gradient.h"
+
+#include <algorithm>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+// Words: a pair of bfloat16 of neighbouring positions, the first in the low half. With "block" for the output rows worked on together:
+//   gradients  [O / kOut][pairs of the block][kOut]                       words, kOut output channels side by side
+//   inputs     [copy][row][pairs of a row][lanes]                         words of some input channels
+//   sum        [I / lanes][kh][kw][O / kOut][kOut][lanes]                 floats
+// Input pairs begin at column 2 s q + kw - p: positions kw and kw + 2 s have the same ones, shifted by one; so there are min(k, 2 s) copies.
+namespace bitstair::core {
+namespace {
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kPairsOfBlock = 512;  // about; more would leave the second-level cache, fewer load and store the sums more often
+
+// A tile of sums in registers: kOut output channels times kInputs registers of input channels.
+template <int64_t kOut_, int64_t kInputs_>
+struct Tile {
+  static constexpr int64_t kOut = kOut_, kInputs = kInputs_, kWidth = kInputs_ * kLanes;
+};
+using Wide = Tile<8, 2>;
+using Narrow = Tile<16, 1>;
+
+struct Geometry {
+  ConvolutionShape shape;
+  int64_t images, height, width, out_height, out_width;
+  int64_t pairs;     // of an output row
+  int64_t copies;    // of the inputs
+  int64_t in_pairs;  // of a row of a copy
+
+  Geometry(const ConvolutionShape& s, int64_t n, int64_t h, int64_t w)
+      : shape(s),
+        images(n),
+        height(h),
+        width(w),
+        out_height(s.Out(h)),
+        out_width(s.Out(w)),
+        pairs((out_width + 1) / 2),
+        copies(std::min(s.kernel, 2 * s.stride)),
+        in_pairs(pairs + (s.kernel - 1) / (2 * s.stride)) {}
+};
+
+// Output rows [begin, end) of images [first, last): several whole images, or rows of one.
+struct Block {
+  int64_t first, last, begin, end;
+  int64_t rows() const { return (last - first) * (end - begin); }
+};
+
+std::vector<Block> BlocksOf(const Geometry& g) {
+  std::vector<Block> blocks;
+  const int64_t of_image = g.out_height * g.pairs;
+  if (of_image <= kPairsOfBlock) {
+    const int64_t step = kPairsOfBlock / std::max<int64_t>(1, of_image);
+    for (int64_t n = 0; n < g.images; n += step) blocks.push_back({n, std::min(g.images, n + step), 0, g.out_height});
+    return blocks;
+  }
+  const int64_t step = std::max<int64_t>(1, kPairsOfBlock / g.pairs);
+  for (int64_t n = 0; n < g.images; ++n) {
+    for (int64_t r = 0; r < g.out_height; r += step) blocks.push_back({n, n + 1, r, std::min(g.out_height, r + step)});
+  }
+  return blocks;
+}
+
+#define BITSTAIR_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+
+BITSTAIR_TARGET inline __m512i PairOf(const uint16_t* a, const uint16_t* b) {
+  const __m512i low = a != nullptr ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a))) : _mm512_setzero_si512();
+  const __m512i high = b != nullptr ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b))) : _mm512_setzero_si512();
+  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+BITSTAIR_TARGET inline __m512i FloatBitsOf(const uint8_t* codes) {
+  if (codes == nullptr) return _mm512_setzero_si512();
+  return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)))));
+}
+BITSTAIR_TARGET inline __m512i PairOf(const uint8_t* a, const uint8_t* b) {
+  return _mm512_or_si512(_mm512_srli_epi32(FloatBitsOf(a), 16), FloatBitsOf(b));
+}
+
+// Gradients of the block's rows [begin, end) (counted through its images) as words.
+template <typename T>
+BITSTAIR_TARGET void PackGradients(const Geometry& g, const Block& block, const uint16_t* grad_y, int64_t begin, int64_t end, uint32_t* words) {
+  const int64_t channels = g.shape.out_channels, rows_of_image = block.end - block.begin, total = block.rows() * g.pairs;
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t row = (block.first + r / rows_of_image) * g.out_height + block.begin + r % rows_of_image;
+    const uint16_t* from = grad_y + row * g.out_width * channels;
+    for (int64_t q = 0; q < g.pairs; ++q) {
+      const uint16_t* a = from + 2 * q * channels;
+      const bool single = 2 * q + 1 == g.out_width;
+      for (int64_t o = 0; o < channels; o += kLanes) {
+        const __m512i pair = PairOf(a + o, single ? nullptr : a + channels + o);
+        uint32_t* to = words + (o / T::kOut * total + r * g.pairs + q) * T::kOut;
+        if constexpr (T::kOut == kLanes) {
+          _mm512_storeu_si512(to, pair);
+        } else {
+          static_assert(2 * T::kOut == kLanes);
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(pair));
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + total * T::kOut), _mm512_extracti64x4_epi64(pair, 1));
+        }
+      }
+    }
+  }
+}
+
+// Input channels [channel, channel + width of T) of the block's images as words. Rows: those of the images that the block reads, all of one image together.
+struct InputRows {
+  int64_t first, count;  // of an image
+};
+InputRows RowsOf(const Geometry& g, const Block& block) {
+  const int64_t first = std::max<int64_t>(0, block.begin * g.shape.stride - g.shape.padding);
+  const int64_t last = std::min(g.height, (block.end - 1) * g.shape.stride + g.shape.kernel - g.shape.padding);
+  return {first, std::max<int64_t>(0, last - first)};
+}
+
+template <typename T, typename X>
+BITSTAIR_TARGET void PackInputs(const Geometry& g, const Block& block, const X* x, int64_t channel, uint32_t* words) {
+  const InputRows rows = RowsOf(g, block);
+  const int64_t channels = g.shape.in_channels, stride = g.shape.stride;
+  for (int64_t copy = 0; copy < g.copies; ++copy) {
+    for (int64_t n = block.first; n < block.last; ++n) {
+      for (int64_t r = 0; r < rows.count; ++r) {
+        const X* row = x + ((n * g.height + rows.first + r) * g.width) * channels + channel;
+        uint32_t* to = words + ((copy * (block.last - block.first) + n - block.first) * rows.count + r) * g.in_pairs * T::kWidth;
+        for (int64_t q = 0; q < g.in_pairs; ++q) {
+          const int64_t c = 2 * stride * q + copy - g.shape.padding, d = c + stride;
+          const X* a = c >= 0 && c < g.width ? row + c * channels : nullptr;
+          const X* b = d >= 0 && d < g.width ? row + d * channels : nullptr;
+          for (int64_t l = 0; l < T::kInputs; ++l) {
+            _mm512_storeu_si512(to + q * T::kWidth + l * kLanes, PairOf(a != nullptr ? a + l * kLanes : nullptr, b != nullptr ? b + l * kLanes : nullptr));
+          }
+        }
+      }
+    }
+  }
+}
+
+// The block's share of one kernel position and kOut output channels.
+template <typename T>
+BITSTAIR_TARGET void AddTile(const Geometry& g, const Block& block, const uint32_t* gradients, const uint32_t* inputs, int64_t kh, int64_t kw, float* sum) {
+  const InputRows rows = RowsOf(g, block);
+  const int64_t stride = g.shape.stride, period = 2 * stride;
+  // Output rows whose input row exists.
+  const int64_t above = g.shape.padding - kh;
+  const int64_t begin = std::max(block.begin, above > 0 ? (above + stride - 1) / stride : 0);
+  const int64_t end = std::min(block.end, (g.height - 1 + above >= 0 ? (g.height - 1 + above) / stride : -1) + 1);
+  if (begin >= end) return;
+  __m512 total[T::kOut][T::kInputs];
+  for (int64_t o = 0; o < T::kOut; ++o) {
+    for (int64_t l = 0; l < T::kInputs; ++l) total[o][l] = _mm512_loadu_ps(sum + o * T::kWidth + l * kLanes);
+  }
+  for (int64_t n = 0; n < block.last - block.first; ++n) {
+    const uint32_t* plane = inputs + ((kw % period * (block.last - block.first) + n) * rows.count) * g.in_pairs * T::kWidth;
+    for (int64_t r = begin; r < end; ++r) {
+      const uint32_t* b = plane + ((r * stride + kh - g.shape.padding - rows.first) * g.in_pairs + kw / period) * T::kWidth;
+      const uint32_t* a = gradients + (n * (block.end - block.begin) + r - block.begin) * g.pairs * T::kOut;
+      for (int64_t q = 0; q < g.pairs; ++q, a += T::kOut, b += T::kWidth) {
+        __m512bh in[T::kInputs];
+#pragma GCC unroll 2
+        for (int64_t l = 0; l < T::kInputs; ++l) in[l] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + l * kLanes));
+#pragma GCC unroll 16
+        for (int64_t o = 0; o < T::kOut; ++o) {
+          const auto out = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(a[o])));
+#pragma GCC unroll 2
+          for (int64_t l = 0; l < T::kInputs; ++l) total[o][l] = _mm512_dpbf16_ps(total[o][l], out, in[l]);
+        }
+      }
+    }
+  }
+  for (int64_t o = 0; o < T::kOut; ++o) {
+    for (int64_t l = 0; l < T::kInputs; ++l) _mm512_storeu_ps(sum + o * T::kWidth + l * kLanes, total[o][l]);
+  }
+}
+
+template <typename T, typename X>
+void Add(const Geometry& g, const X* x, const uint16_t* grad_y, float* sum) {
+  const int64_t outs = g.shape.out_channels / T::kOut, ins = g.shape.in_channels / T::kWidth, k = g.shape.kernel;
+  std::vector<uint32_t> gradients;
+  for (const Block& block : BlocksOf(g)) {
+    const int64_t total = block.rows() * g.pairs;
+    gradients.resize(static_cast<size_t>(total * g.shape.out_channels));
+    at::parallel_for(0, block.rows(), 1, [&](int64_t begin, int64_t end) { PackGradients<T>(g, block, grad_y, begin, end, gradients.data()); });
+    const int64_t in_words = g.copies * (block.last - block.first) * RowsOf(g, block).count * g.in_pairs * T::kWidth;
+    at::parallel_for(0, ins, 1, [&](int64_t begin, int64_t end) {
+      std::vector<uint32_t> inputs(static_cast<size_t>(in_words));
+      for (int64_t i = begin; i < end; ++i) {
+        PackInputs<T>(g, block, x, i * T::kWidth, inputs.data());
+        for (int64_t kh = 0; kh < k; ++kh) {
+          for (int64_t kw = 0; kw < k; ++kw) {
+            for (int64_t o = 0; o < outs; ++o) {
+              AddTile<T>(g, block, gradients.data() + o * total * T::kOut, inputs.data(), kh, kw,
+                         sum + (((i * k + kh) * k + kw) * outs + o) * T::kOut * T::kWidth);
+            }
+          }
+        }
+      }
+    });
+  }
+}
+
+template <typename T>
+void Plain(const ConvolutionShape& shape, const float* sum, float scale, float* plain) {
+  const int64_t outs = shape.out_channels / T::kOut, taps = shape.kernel * shape.kernel;
+  at::parallel_for(0, shape.out_channels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      for (int64_t i = 0; i < shape.in_channels; i += T::kWidth) {
+        float* to = plain + (o * shape.in_channels + i) * taps;
+        const float* from = sum + ((i / T::kWidth * taps * outs + o / T::kOut) * T::kOut + o % T::kOut) * T::kWidth;
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const float* row = from + tap * outs * T::kOut * T::kWidth;
+          for (int64_t l = 0; l < T::kWidth; ++l) to[l * taps + tap] = row[l] * scale;
+        }
+      }
+    }
+  });
+}
+
+// f(tile)
+template <typename F>
+void WithTile(const ConvolutionShape& shape, F&& f) {
+  if (shape.in_channels % Wide::kWidth == 0) {
+    f(Wide());
+  } else {
+    f(Narrow());
+  }
+}
+
+}  // namespace
+
+bool HasWeightGradientKernel(const ConvolutionShape& shape) {
+  static const bool has = __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512vl") != 0;
+  return has && shape.in_channels % kLanes == 0 && shape.out_channels % kLanes == 0;
+}
+
+int64_t WeightGradientSize(const ConvolutionShape& shape) {
+  return shape.out_channels * shape.in_channels * shape.kernel * shape.kernel;
+}
+
+void AddWeightGradient(const ConvolutionShape& shape, ConstArray x, const uint16_t* grad_y, int64_t images, int64_t height, int64_t width, float* sum) {
+  TORCH_CHECK(HasWeightGradientKernel(shape) && (x.type == Stored::kCodes || x.type == Stored::kBfloat16), "no kernel for this weight gradient");
+  const Geometry g(shape, images, height, width);
+  if (g.out_height < 1 || g.out_width < 1) return;
+  WithTile(shape, [&]<typename T>(T) {
+    if (x.type == Stored::kCodes) {
+      Add<T>(g, static_cast<const uint8_t*>(x.data), grad_y, sum);
+    } else {
+      Add<T>(g, static_cast<const uint16_t*>(x.data), grad_y, sum);
+    }
+  });
+}
+
+void PlainWeightGradient(const ConvolutionShape& shape, const float* sum, float scale, float* plain) {
+  WithTile(shape, [&]<typename T>(T) { Plain<T>(shape, sum, scale, plain); });
+}
+
+}  // namespace bitstair::core
