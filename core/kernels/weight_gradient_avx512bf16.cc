@@ -259,3 +259,24 @@ void PlainWeightGradient(const ConvolutionShape& shape, const float* sum, float 
 }
 
 }  // namespace bitstair::core
+
+#else
+
+namespace bitstair::core {
+
+bool HasWeightGradientKernel(const ConvolutionShape&) {
+  return false;
+}
+int64_t WeightGradientSize(const ConvolutionShape&) {
+  return 0;
+}
+void AddWeightGradient(const ConvolutionShape&, ConstArray, const uint16_t*, int64_t, int64_t, int64_t, float*) {
+  TORCH_CHECK(false, "no kernel for weight gradients on this processor");
+}
+void PlainWeightGradient(const ConvolutionShape&, const float*, float, float*) {
+  TORCH_CHECK(false, "no kernel for weight gradients on this processor");
+}
+
+}  // namespace bitstair::core
+
+#endif

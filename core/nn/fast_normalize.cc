@@ -188,6 +188,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
       values = shortcut->fast->numbers.narrow(0, first, count);
       args.shortcut = Read(values);
       args.shortcut_scale = shortcut->scale;
+      if (shortcut->greatest_code > 0) args.shortcut_greatest = shortcut->greatest_code;
     }
     args.nonlinearity = activation.relu ? Nonlinearity::kRelu : Nonlinearity::kClip;
     args.n = static_cast<float>(activation.greatest_code);

@@ -29,6 +29,15 @@ bool HasAvx512() {
 #endif
 }
 
+bool HasBf16() {
+#if defined(__x86_64__)
+  static const bool has = HasAvx512() && __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
+}
+
 VirtualRows RowsOf(RowShape shape) {
   TORCH_CHECK(shape.rows >= 0 && shape.channels > 0, "rows ", shape.rows, " of ", shape.channels, " channels");
   int64_t width = std::lcm(shape.channels, int64_t{16});
@@ -84,13 +93,15 @@ std::vector<float> Widen(const float* per_channel, int64_t channels, const Virtu
 
 const NormKernels& Kernels() {
 #if defined(__x86_64__)
+  if (HasBf16() && !plain_lanes.load(std::memory_order_relaxed)) return avx512_bf16::kNormKernels;
   if (HasAvx512() && !plain_lanes.load(std::memory_order_relaxed)) return avx512::kNormKernels;
 #endif
   return plain::kNormKernels;
 }
 
 const char* LanesName() {
-  return HasAvx512() && !plain_lanes ? "avx512" : "plain";
+  if (plain_lanes || !HasAvx512()) return "plain";
+  return HasBf16() ? "avx512_bf16" : "avx512";
 }
 void SetPlainLanes(bool plain) {
   plain_lanes = plain;

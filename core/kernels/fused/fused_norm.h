@@ -80,6 +80,7 @@ struct NormalizeArgs {
   // like main's.
   ConstArray shortcut;
   double shortcut_scale = 1;
+  int64_t shortcut_greatest = 255;  // of codes
   Affine shortcut_affine;
   Nonlinearity nonlinearity = Nonlinearity::kClip;
   float n = 0;               // > 0: round to multiples of 1/n
@@ -128,7 +129,7 @@ void ExpandCodes(const uint8_t* codes, int64_t size, MutableArray out);
 // sum[i] = scale1 part1[i] + scale2 part2[i], in float32, rounded once. May be the same memory as a part, if the element types are equal.
 void AddParts(const GradientPart (&parts)[2], int64_t size, MutableArray sum);
 
-// The name of the lanes in use: "avx512" or "plain". set_plain_lanes: for tests.
+// The name of the lanes in use: "avx512_bf16", "avx512" or "plain". set_plain_lanes: for tests.
 const char* LanesName();
 void SetPlainLanes(bool plain);
 

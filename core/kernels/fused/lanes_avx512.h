@@ -54,13 +54,17 @@ struct Floats {
 [[gnu::always_inline]] inline void Store(float* p, Floats x, LaneMask m) {
   _mm512_mask_storeu_ps(p, m, x.v);
 }
-// To bfloat16, ties to even; a NaN stays one.
+// To bfloat16, ties to even; a NaN stays one. The instruction takes numbers below 2^-126 for zero.
 [[gnu::always_inline]] inline void Store(uint16_t* p, Floats x, LaneMask m) {
+#if defined(BITSTAIR_BF16_INSTRUCTION)
+  _mm256_mask_storeu_epi16(p, m, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v)));
+#else
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
   const __m512i kept = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
   _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(kept));
+#endif
 }
 // Integers 0..255.
 [[gnu::always_inline]] inline void Store(uint8_t* p, Floats x, LaneMask m) {
@@ -109,6 +113,19 @@ struct Floats {
   return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
 }
 
+// float(code * scale), the product in float64, of codes up to 15.
+struct FewValues {
+  __m512 table;
+};
+[[gnu::always_inline]] inline FewValues TableOf(double scale) {
+  alignas(64) float values[kLanes];
+  for (int i = 0; i < kLanes; ++i) values[i] = static_cast<float>(i * scale);
+  return {_mm512_load_ps(values)};
+}
+[[gnu::always_inline]] inline Floats Look(const FewValues& values, const uint8_t* codes, LaneMask m) {
+  return {_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, codes)), values.table)};
+}
+
 // Exact sums of integers and of their squares.
 struct IntegerSums {
   __m512i sum_low, sum_high;          // int64: lanes 0..7 and 8..15
@@ -136,9 +153,33 @@ struct IntegerSums {
     squares[2 * i + 1] = odd[i];
   }
 }
-// Lanes that do not fit int16.
-[[gnu::always_inline]] inline LaneMask BeyondInt16(Ints x) {
-  return _mm512_cmpneq_epi32_mask(_mm512_srai_epi32(_mm512_slli_epi32(x.v, 16), 16), x.v);
+
+// The same for integers of 16 bits, two rows at a time, at most 2^14 rows; stores them, and notices those that do not fit: the sums then mean nothing.
+struct ShortSums {
+  __m512i sum;                        // int32
+  __m512i squares_even, squares_odd;  // int64: even and odd lanes
+  __m512i beyond;                     // bits above the 15th that a magnitude had
+};
+[[gnu::always_inline]] inline ShortSums NoShortSums() {
+  const __m512i zero = _mm512_setzero_si512();
+  return {zero, zero, zero, zero};
+}
+[[gnu::always_inline]] inline void AccumulateShort(ShortSums& s, Ints x, Ints y) {
+  // Magnitude, or one less than it if negative.
+  s.beyond = _mm512_ternarylogic_epi32(s.beyond, x.v, _mm512_srai_epi32(x.v, 31), 0xf6);  // a | (b ^ c)
+  s.beyond = _mm512_ternarylogic_epi32(s.beyond, y.v, _mm512_srai_epi32(y.v, 31), 0xf6);
+  const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaa, x.v, _mm512_slli_epi32(y.v, 16));
+  s.sum = _mm512_add_epi32(s.sum, _mm512_madd_epi16(pair, _mm512_set1_epi16(1)));
+  // Up to 2^31: unsigned.
+  const __m512i squares = _mm512_madd_epi16(pair, pair);
+  s.squares_even = _mm512_add_epi64(s.squares_even, _mm512_and_si512(squares, _mm512_set1_epi64(0xffffffff)));
+  s.squares_odd = _mm512_add_epi64(s.squares_odd, _mm512_srli_epi64(squares, 32));
+}
+// False if a number did not fit.
+[[gnu::always_inline]] inline bool StoreShortSums(const ShortSums& s, int64_t* sum, int64_t* squares) {
+  StoreSums({_mm512_cvtepi32_epi64(_mm512_castsi512_si256(s.sum)), _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(s.sum, 1)), s.squares_even, s.squares_odd},
+            sum, squares);
+  return _mm512_cmpgt_epi32_mask(s.beyond, _mm512_set1_epi32(0x7fff)) == 0;
 }
 
 // Philox4x32-10 (core/random/philox.h) of sixteen counters {counter0, first + 0..15, 0, 0}: their first words, then their second ones, and so on. Only the

@@ -149,6 +149,17 @@ inline Floats ScaledInDouble(Floats x, double scale) {
   return MakeFloats([&](int i) { return static_cast<float>(static_cast<double>(x.v[i]) * scale); });
 }
 
+// float(code * scale), the product in float64, of codes up to 15.
+struct FewValues {
+  double scale;
+};
+inline FewValues TableOf(double scale) {
+  return {scale};
+}
+inline Floats Look(const FewValues& values, const uint8_t* codes, LaneMask m) {
+  return ScaledInDouble(Load(codes, m), values.scale);
+}
+
 // Exact sums of integers and of their squares.
 struct IntegerSums {
   int64_t sum[kLanes];
@@ -169,9 +180,24 @@ inline void StoreSums(const IntegerSums& s, int64_t* sum, int64_t* squares) {
     squares[i] = s.squares[i];
   }
 }
-// Lanes that do not fit int16.
-inline LaneMask BeyondInt16(Ints x) {
-  return MakeMask([&](int i) { return x.v[i] != static_cast<int16_t>(x.v[i]); });
+
+// The same for integers of 16 bits, two rows at a time, at most 2^14 rows; notices those that do not fit: the sums then mean nothing.
+struct ShortSums {
+  IntegerSums sums;
+  bool fits;
+};
+inline ShortSums NoShortSums() {
+  return {{}, true};
+}
+inline void AccumulateShort(ShortSums& s, Ints x, Ints y) {
+  for (const Ints& row : {x, y}) {
+    for (int i = 0; i < kLanes; ++i) s.fits = s.fits && row.v[i] == static_cast<int16_t>(row.v[i]);
+    Accumulate(s.sums, row);
+  }
+}
+inline bool StoreShortSums(const ShortSums& s, int64_t* sum, int64_t* squares) {
+  StoreSums(s.sums, sum, squares);
+  return s.fits;
 }
 
 // Philox4x32-10 of sixteen counters {counter0, first + 0..15, 0, 0}: their first words, then their second ones, and so on.

@@ -29,6 +29,9 @@ struct NormKernels {
   void (*philox16)(uint64_t key, uint32_t counter0, uint32_t first, uint32_t* words);
 };
 
+namespace avx512_bf16 {
+extern const NormKernels kNormKernels;
+}
 namespace avx512 {
 extern const NormKernels kNormKernels;
 }

@@ -1,0 +1,13 @@
+// The loops of norm_kernels.inc on lanes_avx512.h, with the processor's own conversion to bfloat16.
+#define BITSTAIR_LANES avx512_bf16
+#define BITSTAIR_BF16_INSTRUCTION
+#define BITSTAIR_TYPED_LOOPS
+#define BITSTAIR_INLINE __attribute__((always_inline))
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "core/kernels/fused/lanes_avx512.h"
+#include "core/kernels/fused/norm_kernels.h"
+#include "core/kernels/fused/norm_kernels.inc"
