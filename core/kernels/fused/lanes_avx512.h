@@ -101,6 +101,12 @@ struct Floats {
 [[gnu::always_inline]] inline LaneMask NotANumber(Floats a) {
   return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
 }
+[[gnu::always_inline]] inline LaneMask Equal(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ);
+}
+[[gnu::always_inline]] inline Floats Choose(LaneMask m, Floats set, Floats unset) {
+  return {_mm512_mask_mov_ps(unset.v, m, set.v)};
+}
 // x where the mask is set, else 0
 [[gnu::always_inline]] inline Floats Where(LaneMask m, Floats x) {
   return {_mm512_maskz_mov_ps(m, x.v)};

@@ -140,6 +140,13 @@ inline LaneMask Above(Floats a, Floats b) {
 inline LaneMask NotANumber(Floats a) {
   return MakeMask([&](int i) { return a.v[i] != a.v[i]; });
 }
+inline LaneMask Equal(const Floats& a, const Floats& b) {
+  return MakeMask([&](int i) { return a.v[i] == b.v[i]; });
+}
+inline Floats Choose(LaneMask m, const Floats& set, Floats unset) {
+  for (int i = 0; i < kLanes; ++i) unset.v[i] = (m >> i & 1) != 0 ? set.v[i] : unset.v[i];
+  return unset;
+}
 // x where the mask is set, else 0
 inline Floats Where(LaneMask m, Floats x) {
   return MakeFloats([&](int i) { return IsSet(m, i) ? x.v[i] : 0.0f; });

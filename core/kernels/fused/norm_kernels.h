@@ -1,4 +1,4 @@
-// The table of chunk loops behind fused_norm.h: one per kind of lanes. Private to kernels/fused/.
+// The table of chunk loops behind fused_norm.h and fused_pool.h: one per kind of lanes. Private to kernels/fused/.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,12 @@ namespace bitstair::core {
 struct VirtualRows {
   int64_t width = 0;
   int64_t size = 0;  // elements in all
+};
+
+// One input of a pooling window, or one window of an input, and the input's place in the window.
+struct PoolLink {
+  int64_t at;  // element of channel 0
+  uint8_t index;
 };
 
 // Per-channel vectors come widened to a virtual row's width.
@@ -26,6 +32,10 @@ struct NormKernels {
   void (*expand)(const uint8_t* codes, MutableArray out, int64_t begin, int64_t end);
   void (*add)(const GradientPart (&parts)[2], MutableArray sum, int64_t begin, int64_t end);
   void (*join)(const int32_t* s, int64_t stride, int64_t channels, int32_t* sums, int64_t begin, int64_t end);
+  // Of `count` >= 1 inputs, per channel: the first greatest to pooled[at], its index to taken[at].
+  void (*take_greatest)(ConstArray x, const PoolLink* links, int64_t count, int64_t channels, int64_t at, MutableArray pooled, uint8_t* taken);
+  // grad_x[at] = sum of the gradients of windows that took this input, in float32.
+  void (*sum_where_taken)(ConstArray grad, const uint8_t* taken, const PoolLink* links, int64_t count, int64_t channels, int64_t at, MutableArray grad_x);
   void (*philox16)(uint64_t key, uint32_t counter0, uint32_t first, uint32_t* words);
 };
 
