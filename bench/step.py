@@ -19,8 +19,9 @@ from peers.variants import BEST, VARIANTS
 COMPARED = {'w4a4': ['torch_best', 'torch_fp32', 'torch_dorefa_best', 'torch_dorefa', 'brevitas'], 'bf16': ['torch_best'], 'w4a4_fast8': ['torch_best']}
 MAY_BE_MISSING = {'w4a4_fast8'}
 SPLIT_MODE = 'w4a4'
-# glibc keeps big blocks instead of giving them back to the kernel, which spares PyTorch page faults in every step. For all participants alike.
-SETTINGS = {'GLIBC_TUNABLES': 'glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592'}
+# glibc keeps big blocks instead of giving them back to the kernel, which spares PyTorch page faults in every step. For the tuned variants, among which the
+# fastest is looked for; plain PyTorch, plain DoReFa and Brevitas run as they come, unless --kept-memory all says otherwise.
+KEPT_MEMORY = {'GLIBC_TUNABLES': 'glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592'}
 
 
 def main():
@@ -28,6 +29,7 @@ def main():
     parser.add_argument('--rounds', type=driver.positive, default=7, help='default: %(default)s')
     parser.add_argument('--steps', type=driver.positive, default=3, help="of a participant's turn, of which the median counts; default: %(default)s")
     parser.add_argument('--peers', metavar='LIST', type=lambda text: text.split(','), default=list(VARIANTS), help='default: ' + ','.join(VARIANTS))
+    parser.add_argument('--kept-memory', choices=['tuned', 'all'], default='tuned', help='peers whose C library keeps freed memory; default: %(default)s')
     parser.add_argument('--without-compile', action='store_true', help='leave the variants under torch.compile out, each of which takes a minute or two to start')
     arguments = parser.parse_args()
     for unknown in set(arguments.peers) - set(VARIANTS):
@@ -78,9 +80,10 @@ def start_all(stack, network, batch, peers, arguments):
         note = ' (compiles, a minute or two the first time)' if name in VARIANTS and VARIANTS[name].compiled else ''
         say(f'{network}: starting {number}/{len(names)} {name}{note}')
         if name in COMPARED:
-            participant = driver.start_ours(name, network, batch, arguments, SETTINGS)
+            participant = driver.start_ours(name, network, batch, arguments)
         else:
-            participant = driver.start_peer(name, network, batch, SETTINGS)
+            kept = VARIANTS[name].tuned or arguments.kept_memory == 'all'
+            participant = driver.start_peer(name, network, batch, KEPT_MEMORY if kept else {})
         stack.enter_context(participant)
         try:
             participant.wait_until_ready(environment.cores())

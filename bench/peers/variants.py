@@ -9,6 +9,11 @@ class Variant:
     bf16: bool = False
     compiled: bool = False
 
+    @property
+    def tuned(self):
+        """Not as it comes."""
+        return self.channels_last or self.bf16 or self.compiled
+
 
 def family(layers):
     """The ways to run one network that a PyTorch user would try, from the plainest to the fastest."""
