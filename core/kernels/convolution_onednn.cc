@@ -420,9 +420,10 @@ class Convolution::Impl {
       here().AddWeightGradient(x, grad_y, sum.data);
       return;
     }
-    if (!sum.data.defined()) sum.data = at::zeros({WeightGradientSize(shape_)}, at::kFloat);
+    const bool fresh = !sum.data.defined();
+    if (fresh) sum.data = at::empty({WeightGradientSize(shape_)}, at::kFloat);
     const ConstArray inputs{x.const_data_ptr(), x.scalar_type() == at::kByte ? Stored::kCodes : Stored::kBfloat16};
-    bitstair::core::AddWeightGradient(shape_, inputs, static_cast<const uint16_t*>(grad_y.const_data_ptr()), x.size(0), x.size(1), x.size(2),
+    bitstair::core::AddWeightGradient(shape_, inputs, static_cast<const uint16_t*>(grad_y.const_data_ptr()), x.size(0), x.size(1), x.size(2), fresh,
                                       sum.data.mutable_data_ptr<float>());
   }
 

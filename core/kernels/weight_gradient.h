@@ -19,10 +19,11 @@ bool HasWeightGradientKernel(const ConvolutionShape& shape);
 // Floats of a sum.
 int64_t WeightGradientSize(const ConvolutionShape& shape);
 
-// sum += the gradient of these images. x: [images, height, width, I], kCodes or kBfloat16; grad_y: bfloat16 [images, OH, OW, O]. sum: WeightGradientSize()
-// floats in the kernel's own order; zero it first. Outside of a parallel region on LibTorch's intra-op pool; the result does not depend on the number of
-// threads.
-void AddWeightGradient(const ConvolutionShape& shape, ConstArray x, const uint16_t* grad_y, int64_t images, int64_t height, int64_t width, float* sum);
+// sum += the gradient of these images, or, if it is fresh, = the gradient. x: [images, height, width, I], kCodes or kBfloat16; grad_y: bfloat16
+// [images, OH, OW, O]; at least one image. sum: WeightGradientSize() floats in the kernel's own order. Outside of a parallel region on LibTorch's intra-op
+// pool; the result does not depend on the number of threads.
+void AddWeightGradient(const ConvolutionShape& shape, ConstArray x, const uint16_t* grad_y, int64_t images, int64_t height, int64_t width, bool fresh,
+                       float* sum);
 
 // plain[o, i, kh, kw] = scale * the sum's element.
 void PlainWeightGradient(const ConvolutionShape& shape, const float* sum, float scale, float* plain);

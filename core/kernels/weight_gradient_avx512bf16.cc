@@ -140,19 +140,20 @@ BITSTAIR_TARGET void PackInputs(const Geometry& g, const Block& block, const X* 
   }
 }
 
-// The block's share of one kernel position and kOut output channels.
+// The block's share of one kernel position and kOut output channels. fresh: sum holds nothing yet.
 template <typename T>
-BITSTAIR_TARGET void AddTile(const Geometry& g, const Block& block, const uint32_t* gradients, const uint32_t* inputs, int64_t kh, int64_t kw, float* sum) {
+BITSTAIR_TARGET void AddTile(const Geometry& g, const Block& block, const uint32_t* gradients, const uint32_t* inputs, int64_t kh, int64_t kw, bool fresh,
+                             float* sum) {
   const InputRows rows = RowsOf(g, block);
   const int64_t stride = g.shape.stride, period = 2 * stride;
   // Output rows whose input row exists.
   const int64_t above = g.shape.padding - kh;
   const int64_t begin = std::max(block.begin, above > 0 ? (above + stride - 1) / stride : 0);
   const int64_t end = std::min(block.end, (g.height - 1 + above >= 0 ? (g.height - 1 + above) / stride : -1) + 1);
-  if (begin >= end) return;
+  if (begin >= end && !fresh) return;
   __m512 total[T::kOut][T::kInputs];
   for (int64_t o = 0; o < T::kOut; ++o) {
-    for (int64_t l = 0; l < T::kInputs; ++l) total[o][l] = _mm512_loadu_ps(sum + o * T::kWidth + l * kLanes);
+    for (int64_t l = 0; l < T::kInputs; ++l) total[o][l] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(sum + o * T::kWidth + l * kLanes);
   }
   for (int64_t n = 0; n < block.last - block.first; ++n) {
     const uint32_t* plane = inputs + ((kw % period * (block.last - block.first) + n) * rows.count) * g.in_pairs * T::kWidth;
@@ -178,7 +179,7 @@ BITSTAIR_TARGET void AddTile(const Geometry& g, const Block& block, const uint32
 }
 
 template <typename T, typename X>
-void Add(const Geometry& g, const X* x, const uint16_t* grad_y, float* sum) {
+void Add(const Geometry& g, const X* x, const uint16_t* grad_y, bool fresh, float* sum) {
   const int64_t outs = g.shape.out_channels / T::kOut, ins = g.shape.in_channels / T::kWidth, k = g.shape.kernel;
   std::vector<uint32_t> gradients;
   for (const Block& block : BlocksOf(g)) {
@@ -193,13 +194,14 @@ void Add(const Geometry& g, const X* x, const uint16_t* grad_y, float* sum) {
         for (int64_t kh = 0; kh < k; ++kh) {
           for (int64_t kw = 0; kw < k; ++kw) {
             for (int64_t o = 0; o < outs; ++o) {
-              AddTile<T>(g, block, gradients.data() + o * total * T::kOut, inputs.data(), kh, kw,
+              AddTile<T>(g, block, gradients.data() + o * total * T::kOut, inputs.data(), kh, kw, fresh,
                          sum + (((i * k + kh) * k + kw) * outs + o) * T::kOut * T::kWidth);
             }
           }
         }
       }
     });
+    fresh = false;
   }
 }
 
@@ -241,15 +243,16 @@ int64_t WeightGradientSize(const ConvolutionShape& shape) {
   return shape.out_channels * shape.in_channels * shape.kernel * shape.kernel;
 }
 
-void AddWeightGradient(const ConvolutionShape& shape, ConstArray x, const uint16_t* grad_y, int64_t images, int64_t height, int64_t width, float* sum) {
+void AddWeightGradient(const ConvolutionShape& shape, ConstArray x, const uint16_t* grad_y, int64_t images, int64_t height, int64_t width, bool fresh,
+                       float* sum) {
   TORCH_CHECK(HasWeightGradientKernel(shape) && (x.type == Stored::kCodes || x.type == Stored::kBfloat16), "no kernel for this weight gradient");
   const Geometry g(shape, images, height, width);
-  if (g.out_height < 1 || g.out_width < 1) return;
+  TORCH_CHECK(images >= 1 && g.out_height >= 1 && g.out_width >= 1, "a weight gradient of ", images, " images of ", height, "x", width);
   WithTile(shape, [&]<typename T>(T) {
     if (x.type == Stored::kCodes) {
-      Add<T>(g, static_cast<const uint8_t*>(x.data), grad_y, sum);
+      Add<T>(g, static_cast<const uint8_t*>(x.data), grad_y, fresh, sum);
     } else {
-      Add<T>(g, static_cast<const uint16_t*>(x.data), grad_y, sum);
+      Add<T>(g, static_cast<const uint16_t*>(x.data), grad_y, fresh, sum);
     }
   });
 }
@@ -270,7 +273,7 @@ bool HasWeightGradientKernel(const ConvolutionShape&) {
 int64_t WeightGradientSize(const ConvolutionShape&) {
   return 0;
 }
-void AddWeightGradient(const ConvolutionShape&, ConstArray, const uint16_t*, int64_t, int64_t, int64_t, float*) {
+void AddWeightGradient(const ConvolutionShape&, ConstArray, const uint16_t*, int64_t, int64_t, int64_t, bool, float*) {
   TORCH_CHECK(false, "no kernel for weight gradients on this processor");
 }
 void PlainWeightGradient(const ConvolutionShape&, const float*, float, float*) {

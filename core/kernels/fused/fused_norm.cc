@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <limits>
 #include <numeric>
+#include <string>
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
@@ -17,26 +19,21 @@ namespace {
 constexpr int64_t kChunkElements = 32768;
 constexpr int64_t kMaxWidth = 64;
 
-std::atomic<bool> plain_lanes{false};
+// What a test asked for; null: the widest there is.
+std::atomic<const NormKernels*> chosen{nullptr};
 
-bool HasAvx512() {
 #if defined(__x86_64__)
+bool HasAvx512() {
   static const bool has =
       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   return has;
-#else
-  return false;
-#endif
 }
 
 bool HasBf16() {
-#if defined(__x86_64__)
   static const bool has = HasAvx512() && __builtin_cpu_supports("avx512bf16");
   return has;
-#else
-  return false;
-#endif
 }
+#endif
 
 VirtualRows RowsOf(RowShape shape) {
   TORCH_CHECK(shape.rows >= 0 && shape.channels > 0, "rows ", shape.rows, " of ", shape.channels, " channels");
@@ -91,20 +88,42 @@ std::vector<float> Widen(const float* per_channel, int64_t channels, const Virtu
 
 }  // namespace
 
-const NormKernels& Kernels() {
+namespace {
+
+struct NamedKernels {
+  const char* name;
+  const NormKernels* kernels;
+  bool (*runs_here)();
+};
+// The widest first.
+constexpr NamedKernels kAll[] = {
 #if defined(__x86_64__)
-  if (HasBf16() && !plain_lanes.load(std::memory_order_relaxed)) return avx512_bf16::kNormKernels;
-  if (HasAvx512() && !plain_lanes.load(std::memory_order_relaxed)) return avx512::kNormKernels;
+    {"avx512_bf16", &avx512_bf16::kNormKernels, HasBf16},
+    {"avx512", &avx512::kNormKernels, HasAvx512},
 #endif
-  return plain::kNormKernels;
+    {"plain", &plain::kNormKernels, [] { return true; }},
+};
+
+}  // namespace
+
+const NormKernels& Kernels() {
+  if (const NormKernels* asked = chosen.load(std::memory_order_relaxed); asked != nullptr) return *asked;
+  static const NormKernels* const widest = std::find_if(std::begin(kAll), std::end(kAll), [](const NamedKernels& k) { return k.runs_here(); })->kernels;
+  return *widest;
 }
 
-const char* LanesName() {
-  if (plain_lanes || !HasAvx512()) return "plain";
-  return HasBf16() ? "avx512_bf16" : "avx512";
+std::string LanesName() {
+  return std::find_if(std::begin(kAll), std::end(kAll), [](const NamedKernels& k) { return k.kernels == &Kernels(); })->name;
 }
-void SetPlainLanes(bool plain) {
-  plain_lanes = plain;
+bool SetLanes(const std::string& name) {
+  for (const NamedKernels& k : kAll) {
+    if (name == k.name && k.runs_here()) {
+      chosen = k.kernels;
+      return true;
+    }
+  }
+  chosen = nullptr;
+  return name.empty();
 }
 
 size_t BytesOf(Stored type) {

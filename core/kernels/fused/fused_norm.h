@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace bitstair::core {
@@ -129,8 +130,9 @@ void ExpandCodes(const uint8_t* codes, int64_t size, MutableArray out);
 // sum[i] = scale1 part1[i] + scale2 part2[i], in float32, rounded once. May be the same memory as a part, if the element types are equal.
 void AddParts(const GradientPart (&parts)[2], int64_t size, MutableArray sum);
 
-// The name of the lanes in use: "avx512_bf16", "avx512" or "plain". set_plain_lanes: for tests.
-const char* LanesName();
-void SetPlainLanes(bool plain);
+// The name of the lanes in use: "avx512_bf16", "avx512" or "plain".
+std::string LanesName();
+// For tests: other lanes, "" for the widest again. False, and the widest, where the processor lacks them.
+bool SetLanes(const std::string& name);
 
 }  // namespace bitstair::core

@@ -132,6 +132,31 @@ struct FewValues {
   return {_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, codes)), values.table)};
 }
 
+// Codes, 64 at a time.
+#define BITSTAIR_WIDE_CODES
+inline constexpr int64_t kWideLanes = 64;
+struct WideCodes {
+  __m512i v;
+};
+[[gnu::always_inline]] inline WideCodes LoadWide(const uint8_t* p) {
+  return {_mm512_loadu_si512(p)};
+}
+[[gnu::always_inline]] inline WideCodes FillWide(uint8_t x) {
+  return {_mm512_set1_epi8(static_cast<char>(x))};
+}
+[[gnu::always_inline]] inline void StoreWide(uint8_t* p, WideCodes x) {
+  _mm512_storeu_si512(p, x.v);
+}
+[[gnu::always_inline]] inline uint64_t Above(WideCodes a, WideCodes b) {
+  return _mm512_cmpgt_epu8_mask(a.v, b.v);
+}
+[[gnu::always_inline]] inline uint64_t Equal(WideCodes a, WideCodes b) {
+  return _mm512_cmpeq_epu8_mask(a.v, b.v);
+}
+[[gnu::always_inline]] inline WideCodes Choose(uint64_t m, WideCodes set, WideCodes unset) {
+  return {_mm512_mask_mov_epi8(unset.v, m, set.v)};
+}
+
 // Exact sums of integers and of their squares.
 struct IntegerSums {
   __m512i sum_low, sum_high;          // int64: lanes 0..7 and 8..15

@@ -28,12 +28,12 @@ at::Tensor Reference(const ConvolutionShape& shape, const at::Tensor& x, const a
 }
 
 at::Tensor Gradient(const ConvolutionShape& shape, const at::Tensor& x, const at::Tensor& grad_y, int64_t chunk, float scale) {
-  at::Tensor sum = at::zeros({WeightGradientSize(shape)}), plain = at::empty({shape.out_channels, shape.in_channels, shape.kernel, shape.kernel});
+  at::Tensor sum = at::full({WeightGradientSize(shape)}, 1e9), plain = at::empty({shape.out_channels, shape.in_channels, shape.kernel, shape.kernel});
   for (int64_t first = 0; first < x.size(0); first += chunk) {
     const int64_t count = std::min(chunk, x.size(0) - first);
     const at::Tensor in = x.narrow(0, first, count), out = grad_y.narrow(0, first, count);
     AddWeightGradient(shape, {in.const_data_ptr(), x.scalar_type() == at::kByte ? Stored::kCodes : Stored::kBfloat16},
-                      static_cast<const uint16_t*>(out.const_data_ptr()), count, x.size(1), x.size(2), sum.mutable_data_ptr<float>());
+                      static_cast<const uint16_t*>(out.const_data_ptr()), count, x.size(1), x.size(2), first == 0, sum.mutable_data_ptr<float>());
   }
   PlainWeightGradient(shape, sum.const_data_ptr<float>(), scale, plain.mutable_data_ptr<float>());
   return plain;
@@ -44,9 +44,10 @@ struct Case {
   int64_t images, height, width;
 };
 // Both tiles, strides, odd sizes, single pixels, more padding than image, rows in several blocks (70x40), several images in a block.
-const Case kCases[] = {{{16, 16, 3, 1, 1}, 3, 8, 8},  {{16, 32, 3, 2, 1}, 2, 9, 7},  {{32, 16, 3, 1, 1}, 5, 7, 7},   {{64, 48, 3, 2, 1}, 2, 8, 8}, {{32, 64, 1, 2, 0}, 2, 5, 6},
-                       {{48, 16, 1, 1, 0}, 1, 1, 1},  {{16, 16, 5, 1, 2}, 2, 3, 2},  {{32, 32, 3, 1, 1}, 2, 70, 40}, {{32, 16, 7, 2, 3}, 1, 11, 12}, {{16, 16, 3, 3, 1}, 2, 10, 11},
-                       {{32, 32, 3, 1, 1}, 33, 4, 3}, {{16, 16, 3, 1, 2}, 1, 2, 1}, {{32, 16, 3, 1, 0}, 1, 3, 3}};
+const Case kCases[] = {{{16, 16, 3, 1, 1}, 3, 8, 8},   {{16, 32, 3, 2, 1}, 2, 9, 7},   {{32, 16, 3, 1, 1}, 5, 7, 7},  {{64, 48, 3, 2, 1}, 2, 8, 8},
+                       {{32, 64, 1, 2, 0}, 2, 5, 6},   {{48, 16, 1, 1, 0}, 1, 1, 1},   {{16, 16, 5, 1, 2}, 2, 3, 2},  {{32, 32, 3, 1, 1}, 2, 70, 40},
+                       {{32, 16, 7, 2, 3}, 1, 11, 12}, {{16, 16, 3, 3, 1}, 2, 10, 11}, {{32, 32, 3, 1, 1}, 33, 4, 3}, {{16, 16, 3, 1, 2}, 1, 2, 1},
+                       {{32, 16, 3, 1, 0}, 1, 3, 3}};
 
 class WeightGradientTest : public testing::Test {
  protected:

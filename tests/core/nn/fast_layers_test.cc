@@ -168,10 +168,10 @@ TEST(FastLayersTest, AllMaximumCodesAreSummedExactly) {
 }
 
 TEST(FastLayersTest, PlainLanesGiveTheSameCodes) {
-  SetPlainLanes(true);
+  SetLanes("plain");
   Compare({16, 32, 3, 1, 1, 6, 3, 4, 4, true});
   Compare({5, 7, 3, 1, 1, 5, 3, 8, 8, false});
-  SetPlainLanes(false);
+  SetLanes("");
 }
 
 enum class Run { kReference, kFast, kRounded };

@@ -32,10 +32,12 @@ uint16_t ToBfloat16(float x) {
 // Single elements, tails, channels that do and do not divide the lanes, and enough rows for several chunks.
 const RowShape kShapes[] = {{1, 1}, {3, 1}, {7, 5}, {33, 16}, {1025, 16}, {5000, 16}, {700, 64}, {17, 48}, {130, 512}, {9, 129}};
 
-class FusedNormTest : public ::testing::TestWithParam<bool> {
+class FusedNormTest : public ::testing::TestWithParam<const char*> {
  protected:
-  void SetUp() override { SetPlainLanes(GetParam()); }
-  void TearDown() override { SetPlainLanes(false); }
+  void SetUp() override {
+    if (!SetLanes(GetParam())) GTEST_SKIP() << "this processor has no " << GetParam();
+  }
+  void TearDown() override { SetLanes(""); }
 
   std::vector<float> Floats(int64_t size, float low, float high) {
     std::uniform_real_distribution<float> uniform(low, high);
@@ -305,18 +307,64 @@ TEST_P(FusedNormTest, ResultsDoNotDependOnTheNumberOfThreads) {
   EXPECT_EQ(variance[0], variance[1]);
 }
 
-TEST(FusedPoolTest, WindowsOverlapAndTheFirstMaximumTakesTheGradient) {
+// The greatest magnitudes of 16 bits, whose squares two rows together do not fit 31 bits; odd and even numbers of rows; one too great.
+TEST_P(FusedNormTest, GreatestShortSumsAreExact) {
+  for (const int64_t rows : {1, 2, 3, 511, 513}) {
+    for (const int32_t value : {-32768, 32767, -32769, 32768}) {
+      const RowShape shape{rows, 20};
+      const std::vector<int32_t> s(static_cast<size_t>(shape.size()), value);
+      std::vector<int16_t> compact(s.size());
+      ChannelMoments moments(20);
+      const bool fits = value >= -32768 && value <= 32767;
+      ASSERT_EQ(moments.Add({s.data(), Stored::kInt32}, 1 << 20, shape, {compact.data(), Stored::kInt16}), fits) << value << " in " << rows;
+      if (!fits) continue;
+      std::vector<double> mean(20), variance(20);
+      moments.Finish(mean.data(), variance.data());
+      for (int c = 0; c < 20; ++c) ASSERT_TRUE(mean[c] == value && variance[c] == 0) << rows << " rows of " << value;
+      for (const int16_t x : compact) ASSERT_EQ(x, value);
+    }
+  }
+}
+
+// A shortcut of few codes is looked up, one of many is multiplied: the same values.
+TEST_P(FusedNormTest, ShortcutsOfFewCodesHaveTheSameValues) {
+  const RowShape shape{37, 24};
+  std::vector<float> s(static_cast<size_t>(shape.size())), out[2];
+  std::vector<uint8_t> codes(s.size());
+  for (size_t i = 0; i < s.size(); ++i) {
+    s[i] = static_cast<float>(i % 7) * 0.01f;
+    codes[i] = static_cast<uint8_t>(i % 16);
+  }
+  const std::vector<float> alpha(24, 1), beta(24, 0);
+  for (int i = 0; i < 2; ++i) {
+    out[i].resize(s.size());
+    NormalizeArgs args;
+    args.shape = shape;
+    args.main = {{s.data(), Stored::kFloat32}, alpha.data(), beta.data()};
+    args.shortcut = {codes.data(), Stored::kCodes};
+    args.shortcut_scale = 1.0 / 15;
+    args.shortcut_greatest = i == 0 ? 15 : 255;
+    args.nonlinearity = Nonlinearity::kRelu;
+    args.out = {out[i].data(), Stored::kFloat32};
+    ASSERT_TRUE(Normalize(args));
+  }
+  EXPECT_EQ(out[0], out[1]);
+}
+
+class FusedPoolTest : public FusedNormTest {};
+
+// Gradients are small integers: exact in bfloat16, too. Channels in and out of multiples of 16 and 64.
+TEST_P(FusedPoolTest, WindowsOverlapAndTheFirstMaximumTakesTheGradient) {
   std::mt19937 random(3);
-  for (const PoolShape shape :
-       {PoolShape{2, 7, 6, 5, 3, 2, 1}, PoolShape{1, 4, 4, 16, 2, 2, 0}, PoolShape{1, 5, 5, 3, 2, 2, 0}, PoolShape{3, 8, 8, 33, 3, 2, 1}}) {
+  for (const PoolShape shape : {PoolShape{2, 7, 6, 5, 3, 2, 1}, PoolShape{1, 4, 4, 16, 2, 2, 0}, PoolShape{1, 5, 5, 3, 2, 2, 0},
+                                PoolShape{3, 8, 8, 33, 3, 2, 1}, PoolShape{2, 7, 6, 64, 3, 2, 1}, PoolShape{1, 6, 6, 128, 3, 1, 1}}) {
     const int64_t in = shape.images * shape.height * shape.width * shape.channels;
     const int64_t out = shape.images * shape.out_height() * shape.out_width() * shape.channels;
     std::vector<uint8_t> x(static_cast<size_t>(in)), pooled(static_cast<size_t>(out)), taken(static_cast<size_t>(out));
-    for (uint8_t& v : x) v = static_cast<uint8_t>(random() % 4);  // many ties
-    std::vector<float> grad(static_cast<size_t>(out)), grad_x(static_cast<size_t>(in)), expected(static_cast<size_t>(in));
-    for (float& v : grad) v = static_cast<float>(random() % 100);
-    MaxPoolRows(shape, {x.data(), Stored::kCodes}, {pooled.data(), Stored::kCodes}, taken.data());
-    MaxPoolRowsBackward(shape, {grad.data(), Stored::kFloat32}, taken.data(), {grad_x.data(), Stored::kFloat32});
+    for (uint8_t& v : x) v = static_cast<uint8_t>(random() % 4 * 80);  // many ties
+    std::vector<float> grad(static_cast<size_t>(out)), expected(static_cast<size_t>(in));
+    for (float& v : grad) v = static_cast<float>(random() % 28);
+    std::vector<uint8_t> expected_pooled(pooled.size());
     for (int64_t i = 0; i < out; ++i) {
       const int64_t c = i % shape.channels, ox = i / shape.channels % shape.out_width(), oy = i / shape.channels / shape.out_width() % shape.out_height(),
                     image = i / shape.channels / shape.out_width() / shape.out_height();
@@ -329,14 +377,34 @@ TEST(FusedPoolTest, WindowsOverlapAndTheFirstMaximumTakesTheGradient) {
           if (best < 0 || x[at] > x[best]) best = at;
         }
       }
-      ASSERT_EQ(pooled[i], x[best]);
+      expected_pooled[i] = x[best];
       expected[best] += grad[i];
     }
+    MaxPoolRows(shape, {x.data(), Stored::kCodes}, {pooled.data(), Stored::kCodes}, taken.data());
+    ASSERT_EQ(pooled, expected_pooled);
+    std::vector<float> grad_x(static_cast<size_t>(in));
+    MaxPoolRowsBackward(shape, {grad.data(), Stored::kFloat32}, taken.data(), {grad_x.data(), Stored::kFloat32});
     ASSERT_EQ(grad_x, expected);
+
+    const auto bf16 = [](const std::vector<float>& values) {
+      std::vector<uint16_t> bits(values.size());
+      std::transform(values.begin(), values.end(), bits.begin(), [](float v) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16); });
+      return bits;
+    };
+    std::vector<uint16_t> grad_x16(static_cast<size_t>(in)), pooled16(static_cast<size_t>(out));
+    MaxPoolRowsBackward(shape, {bf16(grad).data(), Stored::kBfloat16}, taken.data(), {grad_x16.data(), Stored::kBfloat16});
+    ASSERT_EQ(grad_x16, bf16(expected));
+    std::vector<uint8_t> taken16(taken.size());
+    MaxPoolRows(shape, {bf16(std::vector<float>(x.begin(), x.end())).data(), Stored::kBfloat16}, {pooled16.data(), Stored::kBfloat16}, taken16.data());
+    ASSERT_EQ(pooled16, bf16(std::vector<float>(pooled.begin(), pooled.end())));
+    ASSERT_EQ(taken16, taken);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Lanes, FusedNormTest, ::testing::Bool(), [](const auto& test) { return test.param ? "plain" : "native"; });
+const auto kLanes = ::testing::Values("avx512_bf16", "avx512", "plain");
+const auto kName = [](const auto& test) { return test.param; };
+INSTANTIATE_TEST_SUITE_P(Lanes, FusedNormTest, kLanes, kName);
+INSTANTIATE_TEST_SUITE_P(Lanes, FusedPoolTest, kLanes, kName);
 
 }  // namespace
 }  // namespace bitstair::core
