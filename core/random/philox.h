@@ -20,6 +20,7 @@ enum class Purpose : uint32_t {
   kCrop = 3,      // (epoch, image, axis): crop offset, axis 0 = rows, 1 = columns
   kFlip = 4,      // (epoch, image, 0): horizontal flip
   kGradient = 5,  // (epoch, batch, layer and image): key of the stochastic rounding of an image's gradients
+  kResizedCrop = 7,  // (epoch, image, try or axis): part of a picture that is resized
 };
 
 // One block of 128 random bits. key: the seed, low word first.

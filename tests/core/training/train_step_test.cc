@@ -86,7 +86,7 @@ TEST(TrainStepTest, WalksFrom32To2BitsAndTheLossFalls) {
 
   auto network = CreateNetwork(Config(2, 2, ActivationFunction::kClip));
   ASSERT_TRUE(NetworkFromTensors(state, **network).ok());
-  const EvaluationSums sums = Evaluate(**network, data, 0, data.size(), 50);
+  const EvaluationSums sums = *Evaluate(**network, data, 0, data.size(), 50);
   EXPECT_EQ(sums.images, 128);
   EXPECT_GT(sums.top1, 115);
 }
@@ -152,16 +152,16 @@ TEST_F(TrainStepNanTest, ANanPixelIsSeenThroughIntegerSums) {
 TEST(EvaluateTest, CoversEachImageOnce) {
   const ImageDataset data = SyntheticData(23, 1, 28, 4);
   auto network = CreateNetwork(Config(4, 4, ActivationFunction::kClip));
-  const EvaluationSums all = Evaluate(**network, data, 0, 23, 23);
+  const EvaluationSums all = *Evaluate(**network, data, 0, 23, 23);
   std::vector<int64_t> progress;
-  const EvaluationSums a = Evaluate(**network, data, 0, 10, 4, [&](int64_t done) { progress.push_back(done); });
-  const EvaluationSums b = Evaluate(**network, data, 10, 23, 4);
+  const EvaluationSums a = *Evaluate(**network, data, 0, 10, 4, [&](int64_t done) { progress.push_back(done); });
+  const EvaluationSums b = *Evaluate(**network, data, 10, 23, 4);
   EXPECT_EQ(progress, (std::vector<int64_t>{4, 8, 10}));
   EXPECT_EQ(a.images + b.images, 23);
   EXPECT_EQ(a.top1 + b.top1, all.top1);
   EXPECT_EQ(all.top5, 23);  // four classes only
   EXPECT_NEAR(a.loss + b.loss, all.loss, 1e-4);
-  EXPECT_EQ(Evaluate(**network, data, 5, 5, 4).images, 0);
+  EXPECT_EQ(Evaluate(**network, data, 5, 5, 4)->images, 0);
 }
 
 // CPU time in clock ticks of all threads of this process but the calling one.
