@@ -11,7 +11,12 @@ add_test(NAME checkpoint_opens_with_safetensors
 set_tests_properties(checkpoint_opens_with_safetensors PROPERTIES LABELS unit TIMEOUT 60 ENVIRONMENT PYTHONPATH=${BITSTAIR_DEPS}/python)
 
 # Data that is not part of the repository: the folder that holds imagenet_sample/.
-set(BITSTAIR_TEST_DATA ${CMAKE_SOURCE_DIR}/../shared/data CACHE PATH "Folder with real data for tests; tests that miss it are skipped")
+if(DEFINED ENV{BITSTAIR_TEST_DATA})
+  set(test_data $ENV{BITSTAIR_TEST_DATA})
+else()
+  set(test_data ${CMAKE_SOURCE_DIR}/../shared/data)
+endif()
+set(BITSTAIR_TEST_DATA ${test_data} CACHE PATH "Folder with real data for tests; tests that miss it are skipped")
 add_executable(dump_image_folder data/dump_image_folder.cc)
 target_link_libraries(dump_image_folder PRIVATE bitstair_core_storage bitstair_options)
 add_test(NAME image_folder_equals_torchvision
