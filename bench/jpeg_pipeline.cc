@@ -35,9 +35,7 @@ double Pass(const ImageFolder& data, bitstair::core::SamplePipeline& pipeline, s
 int Serve(const ImageFolder& data, bool train, int threads) {
   bitstair::core::SamplePipeline pipeline(data, threads);
   uint32_t epoch = 0;
-  const auto pass = [&] {
-    return Pass(data, pipeline, train ? std::optional<bitstair::core::AugmentationKey>({.seed = 1, .epoch = epoch++}) : std::nullopt);
-  };
+  const auto pass = [&] { return Pass(data, pipeline, train ? std::optional<bitstair::core::AugmentationKey>({.seed = 1, .epoch = epoch++}) : std::nullopt); };
   pass();  // files into the page cache
   std::cout << nlohmann::json({{"ready", true}, {"threads", threads}, {"images", data.size()}}) << std::endl;
   for (std::string line; std::getline(std::cin, line);) {

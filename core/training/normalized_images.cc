@@ -21,9 +21,9 @@ absl::StatusOr<LabelledImages> ReadImages(const SampleSource& data, int64_t begi
   SamplePipeline pipeline(data, at::get_num_threads());
   pipeline.Start(std::move(order), end - begin, std::nullopt, WhenSkipped::kLeaveOut);
   SampleBatch batch;
-  if (!pipeline.Next(&batch)) return pipeline.status();
+  if (!pipeline.Next(&batch)) return absl::DataLossError(pipeline.status().message());
   if (batch.labels.size(0) == 0) {
-    return absl::NotFoundError(absl::StrCat("none of images ", begin, " to ", end - 1, " can be read; the first: ", batch.skipped.front()));
+    return absl::DataLossError(absl::StrCat("none of images ", begin, " to ", end - 1, " can be read; the first: ", batch.skipped.front()));
   }
   return LabelledImages{batch.images.to(dtype), std::move(batch.labels)};
 }

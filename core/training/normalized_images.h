@@ -14,7 +14,7 @@ struct LabelledImages {
 };
 
 // Samples [begin, end) of `data` without augmentation, read by at::get_num_threads() threads; without those that cannot be read, if data.skip_unreadable. Else
-// the status names the first of them; and NOT_FOUND if none can be read.
+// DATA_LOSS names the first of them; also if none can be read.
 absl::StatusOr<LabelledImages> ReadImages(const SampleSource& data, int64_t begin, int64_t end, c10::ScalarType dtype);
 
 // The images alone; throws c10::Error where ReadImages fails.

@@ -1,6 +1,6 @@
 # random/ data/ checkpoint/
 bitstair_test(core_storage_test
-  SOURCES random/philox_test.cc data/dataset_test.cc data/jpeg_test.cc data/resize_test.cc data/image_folder_test.cc data/sample_pipeline_test.cc
+  SOURCES random/philox_test.cc data/dataset_test.cc data/jpeg_test.cc data/resize_test.cc data/image_crop_test.cc data/image_folder_test.cc data/sample_pipeline_test.cc
     data/batch_loader_test.cc checkpoint/checkpoint_test.cc
   LIBS bitstair_core_storage)
 

@@ -164,6 +164,8 @@ absl::Status Trainer::LoadState() {
     status = StartFromParent(*checkpoint, spec(), *train_, *network_, *sgd_);
   }
   if (status.ok()) return status;
+  // The checkpoint has been read: what is damaged is an image that calibration looks at.
+  if (absl::IsDataLoss(status)) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
   return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, absl::Status(status.code(), absl::StrCat(path, ": ", status.message())));
 }
 
