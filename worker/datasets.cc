@@ -60,6 +60,25 @@ bool FromHex(absl::string_view text, std::array<uint8_t, size>& bytes) {
   return true;
 }
 
+// Messages that name a file are protobuf strings.
+bool IsUtf8(absl::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const size_t length = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3 : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
+    if (length == 0 || i + length > text.size()) return false;
+    uint32_t point = length == 1 ? lead : lead & (0xffu >> (length + 1));
+    for (size_t k = 1; k < length; ++k) {
+      const auto next = static_cast<unsigned char>(text[i + k]);
+      if ((next & 0xc0) != 0x80) return false;
+      point = point << 6 | (next & 0x3fu);
+    }
+    const bool too_long = (length == 3 && point < 0x800) || (length == 4 && point < 0x10000);
+    if (too_long || point > 0x10ffff || (point >= 0xd800 && point < 0xe000)) return false;
+    i += length;
+  }
+  return true;
+}
+
 std::array<uint8_t, 16> KeyOf(const std::string& path, const std::string& stamp) {
   std::array<uint8_t, 16> key{};
   FromHex(core::Sha256Hex(absl::StrCat(path, absl::string_view("\0", 1), stamp)).substr(0, 32), key);
@@ -131,6 +150,7 @@ absl::StatusOr<ResolvedDataset> Datasets::Resolve(const v1::DataSpec& data) {
   fs::recursive_directory_iterator walk(folder, error);
   for (; !error && walk != fs::recursive_directory_iterator(); walk.increment(error)) {
     const std::string path = walk->path().string();
+    if (!IsUtf8(path)) return absl::InvalidArgumentError(absl::StrCat("a file's name is not UTF-8: ", absl::CHexEscape(path)));
     std::error_code unknown;
     bool is_folder = walk->is_directory(unknown), is_file = walk->is_regular_file(unknown);  // as the folder tells it, without a look at the file
     if (walk->is_symlink(unknown)) {

@@ -44,8 +44,8 @@ class Datasets {
   absl::StatusOr<std::string> Locate(const v1::DataSpec& data) const;
 
   // Locates, then computes the digest: SHA-256 of "bitstair-dataset-v1\n" and, for each file in byte order of its relative path, path, NUL, size in decimal,
-  // NUL, SHA-256 of its bytes in hex, newline. Symbolic links to files count as the files; one that leads out of the roots, a special file, an empty folder
-  // or a file that changes meanwhile is an error that names it.
+  // NUL, SHA-256 of its bytes in hex, newline. Symbolic links to files count as the files; one that leads out of the roots, a special file, a name that is not
+  // UTF-8, an empty folder or a file that changes meanwhile is an error that names it.
   absl::StatusOr<ResolvedDataset> Resolve(const v1::DataSpec& data);
 
   // Makes Resolve, now and later, end with CANCELLED at the next file.

@@ -153,6 +153,13 @@ TEST_F(DatasetsTest, FaultsNameTheFile) {
   mkfifo((top_ + "/set/pipe").c_str(), 0600);
   EXPECT_THAT(Digest(datasets, Named("set")), HasSubstr("set/pipe is not a regular file"));
   fs::remove(top_ + "/set/pipe");
+  for (const char* name : {"\xff", "\xc3", "\xed\xa0\x80", "\xe0\x80\x80", "caf\xe9"}) {
+    Write(std::string("set/") + name, "");
+    EXPECT_THAT(Digest(datasets, Named("set")), HasSubstr("not UTF-8"));
+    fs::remove(top_ + "/set/" + name);
+  }
+  Write("set/caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "");
+  EXPECT_EQ(Digest(datasets, Named("set")).size(), 64u);
   fs::create_symlink(top_ + "/nowhere", top_ + "/set/dangling");
   EXPECT_THAT(Digest(datasets, Named("set")), HasSubstr("set/dangling"));
   EXPECT_TRUE(absl::IsUnavailable(datasets.Resolve(Named("other")).status()));

@@ -34,6 +34,11 @@ constexpr int64_t kEvaluationPixels = 256 * 32 * 32;
 constexpr int64_t kMaxEvaluationBatch = 256;
 constexpr int64_t kMinEvaluationBatch = 32;
 constexpr int64_t kMaxSkippedLogged = 20;
+// How a rank fared in a step or an evaluation, as ranks tell each other.
+constexpr double kFine = 0;
+constexpr double kFailed = 1;
+constexpr double kBadData = 2;
+constexpr size_t kFailureBytes = 8192;  // of a message that names a file
 
 double SecondsSince(ProgressReport::Clock::time_point begin) {
   return std::chrono::duration<double>(ProgressReport::Clock::now() - begin).count();
@@ -64,6 +69,12 @@ double Sum(const std::vector<std::vector<double>>& of_ranks, size_t index) {
   double sum = 0;
   for (const std::vector<double>& numbers : of_ranks) sum += numbers[index];
   return sum;
+}
+
+std::vector<double> Column(const std::vector<std::vector<double>>& of_ranks, size_t index) {
+  std::vector<double> column;
+  for (const std::vector<double>& numbers : of_ranks) column.push_back(numbers[index]);
+  return column;
 }
 
 }  // namespace
@@ -251,7 +262,6 @@ absl::Status Trainer::TakeStep() {
   core::Batch batch;
   const bool has_batch = loader_->Next(&batch);
   if (!has_batch && loader_->status().ok()) return absl::InternalError(absl::StrCat(Where(), ": the loader has no batch"));
-  if (!has_batch) cause_ = v1::EXIT_CAUSE_BAD_DATA;
   LogSkipped(batch.skipped);
   learning_rate_ = core::LearningRateAt(ScheduleOf(spec()), spec().schedule_offset() + position_.epoch, position_.step, steps_per_epoch_);
   const absl::StatusOr<core::StepResult> result = has_batch ? step_->Run(batch, learning_rate_) : loader_->status();
@@ -261,13 +271,10 @@ absl::Status Trainer::TakeStep() {
   const double images = static_cast<double>(spec().batch_size()) / start_.world_size();
   const std::vector<std::vector<double>> all =
       Exchange(*group_, {result.ok() ? result->loss * images : 0, result.ok() ? static_cast<double>(result->correct) : 0, channel_.stop_requested() ? 1.0 : 0.0,
-                         result.ok() ? 0.0 : 1.0});
-  if (Sum(all, 3) > 0) {
-    if (!result.ok()) return absl::Status(result.status().code(), absl::StrCat(Where(), ", rank ", start_.rank(), ": ", result.status().message()));
-    size_t rank = 0;
-    while (all[rank][3] == 0) ++rank;
-    return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " failed; its message says why"));
-  }
+                         result.ok() ? kFine
+                         : has_batch ? kFailed
+                                     : kBadData});
+  if (Sum(all, 3) > 0) return FailTogether(result.status(), Column(all, 3));
   position_.loss_sum += Sum(all, 0);
   position_.correct += static_cast<int64_t>(Sum(all, 1));
   ++position_.step;
@@ -288,9 +295,8 @@ absl::Status Trainer::EndEpoch() {
   const core::EvaluationSums own = read.ok() ? *read : core::EvaluationSums{};
   const std::vector<std::vector<double>> all =
       Exchange(*group_, {own.loss, static_cast<double>(own.top1), static_cast<double>(own.top5), static_cast<double>(own.images),
-                         static_cast<double>(skipped_ + own.skipped), read.ok() ? 0.0 : 1.0});
-  if (!read.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, read.status());
-  if (Sum(all, 5) > 0) return absl::InternalError(absl::StrCat(Where(), ": another rank could not read a test image; its message says which"));
+                         static_cast<double>(skipped_ + own.skipped), read.ok() ? kFine : kBadData});
+  if (Sum(all, 5) > 0) return FailTogether(read.status(), Column(all, 5));
   if (Sum(all, 3) == 0) return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": no test image can be read")));
   const double evaluation_seconds = SecondsSince(begin), images = Sum(all, 3), trained = static_cast<double>(steps_per_epoch_) * spec().batch_size();
   report_.EndEvaluation(evaluation_seconds);
@@ -370,6 +376,25 @@ absl::Status Trainer::Fail(v1::ExitCause cause, absl::Status status) {
 std::string Trainer::Where() const {
   if (position_.epoch == spec().epochs()) return absl::StrCat("stage ", spec().name(), " after epoch ", position_.epoch);
   return absl::StrCat("stage ", spec().name(), " epoch ", position_.epoch + 1, " step ", position_.step);
+}
+
+// The worker ends a gang as soon as one rank leaves, so whoever is first must have the whole story.
+absl::Status Trainer::FailTogether(const absl::Status& own, const std::vector<double>& failures) {
+  const auto worst = std::max_element(failures.begin(), failures.end());
+  std::string text(own.message());
+  if (text.size() > kFailureBytes) {
+    size_t end = kFailureBytes;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside of a character
+    text.resize(end);
+  }
+  text.resize(kFailureBytes, '\0');
+  at::Tensor bytes = at::empty({static_cast<int64_t>(kFailureBytes)}, at::kByte);
+  std::copy(text.begin(), text.end(), static_cast<char*>(bytes.mutable_data_ptr()));
+  const std::vector<at::Tensor> all = group_->AllGather(bytes);
+  const auto rank = worst - failures.begin();
+  const char* begin = static_cast<const char*>(all[static_cast<size_t>(rank)].const_data_ptr());
+  const std::string message(begin, std::find(begin, begin + kFailureBytes, '\0'));
+  return Fail(*worst == kBadData ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_FAILED, absl::InternalError(absl::StrCat(Where(), ", rank ", rank, ": ", message)));
 }
 
 void Trainer::LogSkipped(const std::vector<std::string>& reasons) {

@@ -51,6 +51,8 @@ class Trainer {
   absl::Status TakeStep();
   absl::Status SaveCheckpoint(bool averaged, bool final);
   absl::Status StopHere();
+  // All ranks call it after they have agreed that one of them failed; all give the same status and cause. failures: of each rank, kFine, kFailed or kBadData.
+  absl::Status FailTogether(const absl::Status& own, const std::vector<double>& failures);
   void LogSkipped(const std::vector<std::string>& reasons);
   void CrashForTests() const;
   void SendProgress(bool now = false);
