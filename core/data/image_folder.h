@@ -11,7 +11,7 @@
 
 namespace bitstair::core {
 
-// Images are decoded when they are read; in memory are their names alone (28 bytes an image: about 40 MB for ImageNet). Class c is the c-th folder in byte
+// Images are decoded when they are read; in memory are their names alone (some 33 bytes an image: about 40 MB for ImageNet). Class c is the c-th folder in byte
 // order. Images are numbered in turn through the classes - the first file (in byte order) of each class, then the second of each - so that the first N images,
 // which calibration and a limit take, are of all classes. Each file in a class folder is an image, whatever its name; names that begin with '.' are passed
 // over.

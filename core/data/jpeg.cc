@@ -26,7 +26,7 @@ void RgbOfInvertedCmyk(uint8_t* pixels, size_t count) {
 
 }  // namespace
 
-// libjpeg leaves its functions by longjmp on an error, so the functions that call it (Header and Rows) own nothing that needs a destructor.
+// libjpeg leaves its functions by longjmp on an error, so the functions that call it (Header, Start and Rows) own nothing that needs a destructor.
 struct JpegDecoder::State {
   jpeg_decompress_struct jpeg = {};
   jpeg_error_mgr errors = {};
@@ -79,12 +79,12 @@ struct JpegDecoder::State {
 
   bool ends_as_a_jpeg() const { return size >= 2 && data[size - 2] == 0xff && data[size - 1] == JPEG_EOI; }
 
-  // The output's columns [*left, *left + *width) and rows [top, bottom); `pixels` has room for `capacity` bytes, which Sizes said are needed.
   bool Start() {
     if (setjmp(leave) != 0) return false;
     jpeg_start_decompress(&jpeg);
     return true;
   }
+  // Rows [top, bottom) of columns [*left, *left + *width), which it widens to where the decoder can begin.
   bool Rows(JDIMENSION* left, JDIMENSION* width, int top, int bottom, bool to_the_end, PixelRegion* out) {
     if (setjmp(leave) != 0) return false;
     if (*left > 0 || *width < jpeg.output_width) jpeg_crop_scanline(&jpeg, left, width);
