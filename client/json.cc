@@ -159,7 +159,15 @@ Json JobJson(const v1::Job& job, bool details) {
     out["drop"] = measured && full_precision ? Number(std::round((*full_precision - last.test_top1()) * 1e4) / 1e4) : Json(nullptr);
     out["loss"] = measured ? Number(last.train_loss()) : Json(nullptr);
     out["images_per_second"] = measured ? Number(last.images_per_second()) : Json(nullptr);
+    double data_wait_seconds = 0;
+    int64_t skipped_images = 0;
+    for (const v1::EpochResult& epoch : stage.epochs()) {
+      data_wait_seconds += epoch.data_wait_seconds();
+      skipped_images += epoch.skipped_images();
+    }
     out["seconds"] = Number(stage.seconds());
+    out["data_wait_seconds"] = Number(data_wait_seconds);
+    out["skipped_images"] = skipped_images;
     out["checkpoint_sha256"] = stage.checkpoint().sha256();
     out["key"] = stage.key();
     out["attempts"] = stage.attempts();

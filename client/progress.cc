@@ -40,8 +40,9 @@ double Share(const v1::StageProgress& progress) {
 }
 
 std::string EpochLine(const std::string& stage, const v1::EpochResult& epoch, int epochs) {
-  return absl::StrFormat("%s: epoch %d/%d  loss %.4f  top-1 %.2f %%  train %.2f %%  %.0f images/s  %.1f s\n", stage, epoch.epoch(), epochs, epoch.train_loss(),
-                         epoch.test_top1(), epoch.train_top1(), epoch.images_per_second(), epoch.seconds());
+  return absl::StrFormat("%s: epoch %d/%d  loss %.4f  top-1 %.2f %%  train %.2f %%  %.0f images/s  %.1f s%s\n", stage, epoch.epoch(), epochs,
+                         epoch.train_loss(), epoch.test_top1(), epoch.train_top1(), epoch.images_per_second(), epoch.seconds(),
+                         epoch.skipped_images() > 0 ? absl::StrCat("  ", epoch.skipped_images(), " unreadable images skipped") : "");
 }
 
 // What became of a stage; empty while it goes on.

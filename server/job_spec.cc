@@ -103,6 +103,8 @@ class Resolver {
       Fault("data.path", "must be an absolute path on the workers");
     }
     Choice("data.augmentation", data->augmentation(), v1::AUGMENTATION_NONE, v1::Augmentation_IsValid, [&](auto v) { data->set_augmentation(v); });
+    Choice("data.unreadable_images", data->unreadable_images(), v1::UNREADABLE_IMAGES_ERROR, v1::UnreadableImages_IsValid,
+           [&](auto v) { data->set_unreadable_images(v); });
     data->set_train_limit(data->train_limit());
     data->set_test_limit(data->test_limit());
     if (data->train_limit() < 0) Fault("data.train_limit", absl::StrCat("is ", data->train_limit(), "; must be 0 (all) or more"));

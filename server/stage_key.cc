@@ -152,6 +152,7 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
   nlohmann::json& data = document["data"];
   data["sha256"] = stage.data_digest();
   data["augmentation"] = Word(v1::Augmentation_Name(stage.data().augmentation()), "AUGMENTATION_");
+  if (stage.data().unreadable_images() == v1::UNREADABLE_IMAGES_SKIP) data["unreadable_images"] = "skip";
   if (stage.data().train_limit() > 0) data["train_limit"] = stage.data().train_limit();
   if (stage.data().test_limit() > 0) data["test_limit"] = stage.data().test_limit();
 

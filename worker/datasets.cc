@@ -3,12 +3,16 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -39,6 +43,46 @@ bool IsInside(const std::string& path, const std::string& folder) {
 
 std::string Stamp(const struct stat& info) {
   return absl::StrCat(info.st_dev, ":", info.st_ino, ":", info.st_size, ":", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
+}
+
+template <size_t size>
+std::string Hex(const std::array<uint8_t, size>& bytes) {
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(bytes.data()), size));
+}
+
+// False, and nothing written, unless text is as many hex digits as bytes has room for.
+template <size_t size>
+bool FromHex(absl::string_view text, std::array<uint8_t, size>& bytes) {
+  if (text.size() != 2 * size || !std::all_of(text.begin(), text.end(), [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); }))
+    return false;
+  const std::string raw = absl::HexStringToBytes(text);
+  std::copy(raw.begin(), raw.end(), bytes.begin());
+  return true;
+}
+
+// Messages that name a file are protobuf strings.
+bool IsUtf8(absl::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const size_t length = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3 : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
+    if (length == 0 || i + length > text.size()) return false;
+    uint32_t point = length == 1 ? lead : lead & (0xffu >> (length + 1));
+    for (size_t k = 1; k < length; ++k) {
+      const auto next = static_cast<unsigned char>(text[i + k]);
+      if ((next & 0xc0) != 0x80) return false;
+      point = point << 6 | (next & 0x3fu);
+    }
+    const bool too_long = (length == 3 && point < 0x800) || (length == 4 && point < 0x10000);
+    if (too_long || point > 0x10ffff || (point >= 0xd800 && point < 0xe000)) return false;
+    i += length;
+  }
+  return true;
+}
+
+std::array<uint8_t, 16> KeyOf(const std::string& path, const std::string& stamp) {
+  std::array<uint8_t, 16> key{};
+  FromHex(core::Sha256Hex(absl::StrCat(path, absl::string_view("\0", 1), stamp)).substr(0, 32), key);
+  return key;
 }
 
 absl::Status CheckFolder(const std::string& flag, const std::string& path) {
@@ -101,36 +145,43 @@ absl::StatusOr<ResolvedDataset> Datasets::Resolve(const v1::DataSpec& data) {
   const bool named = !data.name().empty();  // its owner chose the folder, and so where its links lead
 
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::map<std::string, std::string> files;  // relative path -> path; sorted by bytes
+  std::vector<std::string> files;  // relative paths
   std::error_code error;
   fs::recursive_directory_iterator walk(folder, error);
   for (; !error && walk != fs::recursive_directory_iterator(); walk.increment(error)) {
     const std::string path = walk->path().string();
-    struct stat info {};
-    if (stat(path.c_str(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
-    if (walk->is_symlink()) {
+    if (!IsUtf8(path)) return absl::InvalidArgumentError(absl::StrCat("a file's name is not UTF-8: ", absl::CHexEscape(path)));
+    std::error_code unknown;
+    bool is_folder = walk->is_directory(unknown), is_file = walk->is_regular_file(unknown);  // as the folder tells it, without a look at the file
+    if (walk->is_symlink(unknown)) {
+      struct stat info {};
+      if (stat(path.c_str(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
       const absl::StatusOr<std::string> real = RealPath(path);
       if (!real.ok()) return real.status();
       bool inside = named;
       for (const std::string& root : allowed) inside = inside || IsInside(*real, root);
       if (!inside) return absl::PermissionDeniedError(absl::StrCat(path, " is a symbolic link to ", *real, ", outside the allowed roots"));
       if (S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, " is a symbolic link to a folder; only links to files are followed"));
+      is_folder = false;
+      is_file = S_ISREG(info.st_mode);
     }
-    if (S_ISDIR(info.st_mode)) continue;
-    if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
-    files[path.substr(folder == "/" ? 1 : folder.size() + 1)] = path;
+    if (is_folder) continue;
+    if (!is_file) return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
+    files.push_back(path.substr(folder == "/" ? 1 : folder.size() + 1));
   }
   if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list data folder ", folder));
   if (files.empty()) return absl::NotFoundError(absl::StrCat("data folder ", folder, " has no files"));
 
+  std::sort(files.begin(), files.end());  // by bytes
+
   core::Sha256 whole;
   whole.Update(kDigestPrefix);
-  for (const auto& [relative, path] : files) {
-    if (cancelled_) return absl::CancelledError("the worker is leaving");
+  for (const std::string& relative : files) {
     std::string size;
-    const absl::StatusOr<std::string> digest = FileDigest(path, &size);
+    const absl::StatusOr<std::string> digest =
+        cancelled_ ? absl::CancelledError("the worker is leaving") : FileDigest(absl::StrCat(folder, "/", relative), &size);
     if (!digest.ok()) {
-      SaveCache();
+      SaveCache();  // hours may have gone into it
       return digest.status();
     }
     whole.Update(relative + '\0' + size + '\0' + *digest + '\n');
@@ -144,7 +195,9 @@ absl::StatusOr<std::string> Datasets::FileDigest(const std::string& path, std::s
   if (stat(path.c_str(), &before) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
   *size = absl::StrCat(before.st_size);
   const std::string stamp = Stamp(before);
-  if (const auto found = cache_.find(path); found != cache_.end() && found->second.stamp == stamp) return found->second.sha256;
+  RememberedFile file{.key = KeyOf(path, stamp), .sha256 = {}};
+  const auto found = std::lower_bound(remembered_.begin(), remembered_.end(), file);
+  if (found != remembered_.end() && found->key == file.key) return Hex(found->sha256);
   const absl::StatusOr<core::FileDigest> digest = core::Sha256OfFile(path);
   if (!digest.ok()) return digest.status();
   struct stat after {};
@@ -152,34 +205,37 @@ absl::StatusOr<std::string> Datasets::FileDigest(const std::string& path, std::s
     return absl::AbortedError(absl::StrCat(path, " changed while it was being read"));
   }
   if (time(nullptr) - before.st_mtim.tv_sec > kSettledSeconds) {
-    cache_[path] = {digest->sha256, stamp};
-    cache_changed_ = true;
+    FromHex(digest->sha256, file.sha256);
+    new_files_.push_back(file);
   }
   return digest->sha256;
 }
 
-// One line per file: digest, stamp, path. A damaged line is passed over: the file is only read again.
+// One line per file: digest and key. A damaged line is passed over: the file is only read again.
 void Datasets::LoadCache() {
   if (options_.cache_file.empty()) return;
   const absl::StatusOr<std::string> text = core::ReadFile(options_.cache_file);
   if (!text.ok()) return;
   for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
-    const std::vector<absl::string_view> parts = absl::StrSplit(line, absl::MaxSplits(' ', 2));
-    if (parts.size() == 3 && core::IsSha256Hex(parts[0])) cache_[std::string(parts[2])] = {std::string(parts[0]), std::string(parts[1])};
+    RememberedFile file{};
+    const size_t space = line.find(' ');
+    if (space == absl::string_view::npos || !FromHex(line.substr(0, space), file.sha256) || !FromHex(line.substr(space + 1), file.key)) continue;
+    remembered_.push_back(file);
   }
+  std::sort(remembered_.begin(), remembered_.end());
 }
 
 void Datasets::SaveCache() {
-  if (!cache_changed_ || options_.cache_file.empty()) return;
+  if (new_files_.empty()) return;
+  remembered_.insert(remembered_.end(), new_files_.begin(), new_files_.end());
+  new_files_.clear();
+  std::sort(remembered_.begin(), remembered_.end());
+  if (options_.cache_file.empty()) return;
   std::string text;
-  for (const auto& [path, file] : cache_) {
-    if (path.find('\n') == std::string::npos) absl::StrAppend(&text, file.sha256, " ", file.stamp, " ", path, "\n");
-  }
+  for (const RememberedFile& file : remembered_) absl::StrAppend(&text, Hex(file.sha256), " ", Hex(file.key), "\n");
   if (const absl::Status status = core::WriteFileDurably(options_.cache_file, text); !status.ok()) {
     spdlog::warn("cannot remember the digests of data files: {}", std::string(status.message()));
-    return;
   }
-  cache_changed_ = false;
 }
 
 }  // namespace bitstair::worker

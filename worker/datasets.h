@@ -1,7 +1,10 @@
 // The data sets that this worker offers, and their digests.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <compare>
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
@@ -18,7 +21,7 @@ struct DatasetOptions {
   std::map<std::string, std::string> named;
   // A recipe's plain path must lie inside one of these folders.
   std::vector<std::string> roots;
-  // Digests of files are remembered here, by device, inode, size and modification time. Empty: not at all.
+  // Digests of files are remembered here, by path, device, inode, size and modification time. Empty: not at all.
   std::string cache_file;
 };
 
@@ -27,7 +30,7 @@ struct ResolvedDataset {
   std::string digest;  // 64 hex digits
 };
 
-// Thread-safe; Resolve may read many gigabytes, so it is called off the strand.
+// Thread-safe; Resolve may read many gigabytes, so it is called off the strand. A file that it has seen takes 48 bytes of memory: 62 MB for ImageNet.
 class Datasets {
  public:
   explicit Datasets(DatasetOptions options);
@@ -41,17 +44,18 @@ class Datasets {
   absl::StatusOr<std::string> Locate(const v1::DataSpec& data) const;
 
   // Locates, then computes the digest: SHA-256 of "bitstair-dataset-v1\n" and, for each file in byte order of its relative path, path, NUL, size in decimal,
-  // NUL, SHA-256 of its bytes in hex, newline. Symbolic links to files count as the files; one that leads out of the roots, a special file, an empty folder
-  // or a file that changes meanwhile is an error that names it.
+  // NUL, SHA-256 of its bytes in hex, newline. Symbolic links to files count as the files; one that leads out of the roots, a special file, a name that is not
+  // UTF-8, an empty folder or a file that changes meanwhile is an error that names it.
   absl::StatusOr<ResolvedDataset> Resolve(const v1::DataSpec& data);
 
   // Makes Resolve, now and later, end with CANCELLED at the next file.
   void Cancel() { cancelled_ = true; }
 
  private:
-  struct CachedFile {
-    std::string sha256;
-    std::string stamp;  // device, inode, size, modification time
+  struct RememberedFile {
+    std::array<uint8_t, 16> key;  // of SHA-256 of path and stamp (device, inode, size, modification time), so that paths need not be kept
+    std::array<uint8_t, 32> sha256;
+    std::strong_ordering operator<=>(const RememberedFile& other) const { return key <=> other.key; }
   };
   absl::StatusOr<std::string> FileDigest(const std::string& path, std::string* size);
   void LoadCache();
@@ -59,9 +63,9 @@ class Datasets {
 
   const DatasetOptions options_;
   std::atomic<bool> cancelled_{false};
-  std::mutex mutex_;  // held over a whole Resolve: one reader of the disk at a time
-  std::map<std::string, CachedFile> cache_;
-  bool cache_changed_ = false;
+  std::mutex mutex_;                        // held over a whole Resolve: one reader of the disk at a time
+  std::vector<RememberedFile> remembered_;  // sorted
+  std::vector<RememberedFile> new_files_;   // not yet among them
 };
 
 }  // namespace bitstair::worker

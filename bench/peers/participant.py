@@ -50,13 +50,14 @@ class Participant:
             self.process.wait()
 
     def wait_until_ready(self, threads):
-        """Raises Unsupported if it says so. Other numbers of threads than asked for would make the comparison worthless."""
+        """Its answer. Raises Unsupported if it says so. Other numbers of threads than asked for would make the comparison worthless."""
         line = self.process.stdout.readline()
         if not line and self.process.wait() == protocol.UNSUPPORTED:
             raise Unsupported(self.stderr_tail())
         ready = self.parse(line, 'ready')
         if ready.get('threads') != threads:
             self.fail(f'computes with {ready.get("threads")} threads instead of {threads}')
+        return ready
 
     def run(self, steps):
         seconds = self.ask(f'run {steps}', 'seconds')['seconds']

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -19,6 +21,7 @@ struct Batch {
   at::Tensor labels;  // [n], int64
   int64_t index = 0;  // of the global batch within its epoch
   BatchPosition position;
+  std::vector<std::string> skipped;  // why, for each image that could not be read; another one took its place
 };
 
 }  // namespace bitstair::core

@@ -1,5 +1,6 @@
 #include "core/data/dataset.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <system_error>
@@ -9,6 +10,8 @@
 #include "absl/strings/str_join.h"
 #include "core/data/cifar.h"
 #include "core/data/idx.h"
+#include "core/data/image_folder.h"
+#include "core/random/philox.h"
 
 namespace bitstair::core {
 namespace {
@@ -55,7 +58,48 @@ const std::vector<Format>& Formats() {
   return *formats;
 }
 
+// Where ImageNet's layout has the split.
+std::string ClassFolders(const std::string& folder, Split split) {
+  return absl::StrCat(folder, split == Split::kTrain ? "/train" : "/val");
+}
+
+bool IsDirectory(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_directory(path, error);
+}
+
 }  // namespace
+
+ImageShape ImageDataset::shape() const {
+  return {static_cast<int>(images.size(1)), static_cast<int>(images.size(2)), static_cast<int>(images.size(3))};
+}
+
+absl::Status ImageDataset::Read(int64_t index, const AugmentationKey* key, uint8_t* pixels) const {
+  const ImageShape s = shape();
+  const uint8_t* in = images.const_data_ptr<uint8_t>() + index * s.size();
+  if (key == nullptr) {
+    std::copy(in, in + s.size(), pixels);
+    return absl::OkStatus();
+  }
+  const int pad = s.height == 28 && s.width == 28 ? 2 : 4;
+  const uint32_t choices = static_cast<uint32_t>(2 * pad + 1), image = static_cast<uint32_t>(index);
+  // Of the crop, in the coordinates of the unpadded image.
+  const int top = static_cast<int>(UniformInteger(key->seed, Purpose::kCrop, key->epoch, image, 0, choices)) - pad;
+  const int left = static_cast<int>(UniformInteger(key->seed, Purpose::kCrop, key->epoch, image, 1, choices)) - pad;
+  const bool flip = (Philox4x32(key->seed, Purpose::kFlip, key->epoch, image, 0)[0] & 1) != 0;
+  for (int c = 0; c < s.channels; ++c) {
+    const uint8_t* plane = in + int64_t{c} * s.height * s.width;
+    for (int y = 0; y < s.height; ++y) {
+      const int from_y = y + top;
+      for (int x = 0; x < s.width; ++x) {
+        const int from_x = (flip ? s.width - 1 - x : x) + left;
+        const bool inside = from_y >= 0 && from_y < s.height && from_x >= 0 && from_x < s.width;
+        *pixels++ = inside ? plane[from_y * s.width + from_x] : 0;
+      }
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<ImageDataset> LoadDataset(const std::string& folder, Split split, int64_t limit) {
   std::error_code error;
@@ -79,7 +123,17 @@ absl::StatusOr<ImageDataset> LoadDataset(const std::string& folder, Split split,
       return absl::ResourceExhaustedError(absl::StrCat("cannot hold the images of ", folder, " in memory: ", failure.what()));
     }
   }
-  return absl::NotFoundError(absl::StrCat("no data set in ", folder, ": looked for ", absl::StrJoin(looked_for, ", ")));
+  return absl::NotFoundError(absl::StrCat("no data set in ", folder, ": looked for ", absl::StrJoin(looked_for, ", "), ", train/CLASS/*.JPEG"));
+}
+
+absl::StatusOr<std::unique_ptr<SampleSource>> OpenDataset(const std::string& folder, Split split, int64_t limit) {
+  absl::StatusOr<ImageDataset> in_memory = LoadDataset(folder, split, limit);
+  if (in_memory.ok()) return std::make_unique<ImageDataset>(*std::move(in_memory));
+  if (!absl::IsNotFound(in_memory.status())) return in_memory.status();
+  if (!IsDirectory(ClassFolders(folder, Split::kTrain)) && !IsDirectory(ClassFolders(folder, Split::kTest))) return in_memory.status();
+  absl::StatusOr<std::unique_ptr<ImageFolder>> images = ImageFolder::Open(ClassFolders(folder, split), limit);
+  if (!images.ok()) return images.status();
+  return *std::move(images);
 }
 
 }  // namespace bitstair::core

@@ -1,28 +1,30 @@
-// Labelled images, whole in memory. Formats: IDX (plain, .gz), CIFAR-10/100 binary (plain, .xz).
+// Data sets by folder. Small ones are held whole in memory (IDX, CIFAR-10/100 binary); of a folder of JPEG files only the names are (image_folder.h).
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
-#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "absl/status/statusor.h"
+#include "core/data/sample_source.h"
 
 namespace bitstair::core {
 
 enum class Split { kTrain, kTest };
 
-struct ImageDataset {
+// Images in memory.
+class ImageDataset : public SampleSource {
+ public:
+  int64_t size() const override { return images.defined() ? images.size(0) : 0; }
+  ImageShape shape() const override;
+  int64_t label(int64_t index) const override { return labels.const_data_ptr<int64_t>()[index]; }
+  // With a key: padded by 4 black pixels (2 for 28x28 images), cropped and flipped at random.
+  absl::Status Read(int64_t index, const AugmentationKey* key, uint8_t* pixels) const override;
+
   at::Tensor images;  // [N, C, H, W], uint8, contiguous
   at::Tensor labels;  // [N], int64, each in [0, classes)
-  int classes = 0;
-  // Per channel, of pixels in [0, 1]: fixed constants of each known format, never estimated from the data.
-  std::vector<float> mean;
-  std::vector<float> std;
-
-  int64_t size() const { return images.defined() ? images.size(0) : 0; }
 };
 
 // Looks for the split's files in the folder: {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz] (MNIST, Fashion-MNIST: 10 classes),
@@ -30,5 +32,8 @@ struct ImageDataset {
 // limit: only the first so many images; 0: all. NOT_FOUND lists the names it looked for; DATA_LOSS names file and byte of a truncated file, a wrong
 // magic number, a wrong size or a label out of range.
 absl::StatusOr<ImageDataset> LoadDataset(const std::string& folder, Split split, int64_t limit = 0);
+
+// What LoadDataset finds, or else the folders train/ and val/ as ImageFolder reads them. Errors as theirs.
+absl::StatusOr<std::unique_ptr<SampleSource>> OpenDataset(const std::string& folder, Split split, int64_t limit = 0);
 
 }  // namespace bitstair::core

@@ -56,7 +56,7 @@ class Histogram {
   float max_ = 0;
 };
 
-absl::Status CheckImages(const ImageDataset& data, int64_t images) {
+absl::Status CheckImages(const SampleSource& data, int64_t images) {
   if (images < 1 || data.size() < 1) {
     return absl::InvalidArgumentError(absl::StrCat("calibration needs at least one image, got ", images, " of ", data.size()));
   }
@@ -65,7 +65,7 @@ absl::Status CheckImages(const ImageDataset& data, int64_t images) {
 
 }  // namespace
 
-absl::Status CalibrateActivations(Network& network, const ImageDataset& data, int64_t images, double percentile) {
+absl::Status CalibrateActivations(Network& network, const SampleSource& data, int64_t images, double percentile) {
   const NetworkConfig& config = network.config();
   if (config.activation_bits != 32 || config.activation != ActivationFunction::kRelu) {
     return absl::FailedPreconditionError("only a network with ReLU and unquantised activations can be calibrated");
@@ -81,11 +81,16 @@ absl::Status CalibrateActivations(Network& network, const ImageDataset& data, in
   network.set_activation_observer([&](size_t group, const at::Tensor& values) {
     if (!histograms[group].Add(values) && not_finite.empty()) not_finite = groups[group].name;
   });
+  absl::Status unreadable;
   const int64_t count = std::min(images, data.size());
   for (int64_t at = 0; at < count && not_finite.empty(); at += kBatchSize) {
-    network.Forward(NormalizedImages(data, at, std::min(count, at + kBatchSize), config.dtype), /*training=*/false);
+    const absl::StatusOr<LabelledImages> read = ReadImages(data, at, std::min(count, at + kBatchSize), config.dtype);
+    unreadable = read.status();
+    if (!read.ok()) break;
+    network.Forward(read->images, /*training=*/false);
   }
   network.set_activation_observer(nullptr);
+  if (!unreadable.ok()) return unreadable;
   if (!not_finite.empty()) return absl::InternalError(absl::StrCat("calibration: activation ", not_finite, " is not finite"));
 
   std::map<std::string, at::Tensor> latent;
@@ -103,7 +108,7 @@ absl::Status CalibrateActivations(Network& network, const ImageDataset& data, in
   return absl::OkStatus();
 }
 
-absl::Status ReestimateBatchNorm(Network& network, const ImageDataset& data, int64_t images, int batch_size) {
+absl::Status ReestimateBatchNorm(Network& network, const SampleSource& data, int64_t images, int batch_size) {
   if (absl::Status status = CheckImages(data, images); !status.ok()) return status;
   if (batch_size < 2) return absl::InvalidArgumentError(absl::StrCat("batch statistics need batches of at least 2 images, not ", batch_size));
   network.QuantizeWeights();
@@ -115,7 +120,9 @@ absl::Status ReestimateBatchNorm(Network& network, const ImageDataset& data, int
   for (int64_t k = 0; k < batches; ++k) {
     // From zero, one training pass leaves momentum * (this batch's statistics).
     for (Buffer& b : network.buffers()) b.value.zero_();
-    network.Forward(NormalizedImages(data, k * size, (k + 1) * size, network.config().dtype), /*training=*/true);
+    const absl::StatusOr<LabelledImages> read = ReadImages(data, k * size, (k + 1) * size, network.config().dtype);
+    if (!read.ok()) return read.status();
+    network.Forward(read->images, /*training=*/true);
     for (size_t i = 0; i < sums.size(); ++i) sums[i].add_(network.buffers()[i].value);
   }
   for (size_t i = 0; i < sums.size(); ++i) network.buffers()[i].value.copy_(sums[i] / (BatchNorm::kMomentum * static_cast<double>(batches)));

@@ -3,7 +3,8 @@
 
 #include <functional>
 
-#include "core/data/dataset.h"
+#include "absl/status/statusor.h"
+#include "core/data/sample_source.h"
 #include "core/nn/network.h"
 
 namespace bitstair::core {
@@ -14,10 +15,12 @@ struct EvaluationSums {
   int64_t top1 = 0;
   int64_t top5 = 0;
   int64_t images = 0;
+  int64_t skipped = 0;  // could not be read (data.skip_unreadable), and are in none of the others
 };
 
 // Images [begin, end) of `data` in order, without augmentation, in running-statistics mode. Calls progress(images done) between batches.
-EvaluationSums Evaluate(Network& network, const ImageDataset& data, int64_t begin, int64_t end, int batch_size,
-                        const std::function<void(int64_t)>& progress = nullptr);
+// at::get_num_threads() threads read ahead. An image that cannot be read is an error that names it, unless data.skip_unreadable.
+absl::StatusOr<EvaluationSums> Evaluate(Network& network, const SampleSource& data, int64_t begin, int64_t end, int batch_size,
+                                        const std::function<void(int64_t)>& progress = nullptr);
 
 }  // namespace bitstair::core

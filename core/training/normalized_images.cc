@@ -1,27 +1,37 @@
 #include "core/training/normalized_images.h"
 
-#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <numeric>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/data/sample_pipeline.h"
 
 namespace bitstair::core {
 
-at::Tensor NormalizedImages(const ImageDataset& data, int64_t begin, int64_t end, c10::ScalarType dtype) {
-  const at::Tensor pixels = data.images.slice(0, begin, end).contiguous();
-  at::Tensor images = at::empty(pixels.sizes(), at::kFloat);
-  const int64_t channels = pixels.size(1);
-  const int64_t plane = pixels.size(2) * pixels.size(3);
-  TORCH_CHECK(static_cast<int64_t>(data.mean.size()) == channels && static_cast<int64_t>(data.std.size()) == channels, "data set with ", channels,
-              " channels has ", data.mean.size(), " means and ", data.std.size(), " deviations");
-  const uint8_t* in = pixels.const_data_ptr<uint8_t>();
-  float* out = images.mutable_data_ptr<float>();
-  for (int64_t c = 0; c < channels; ++c) {
-    float value[256];
-    for (int v = 0; v < 256; ++v) value[v] = (static_cast<float>(v) / 255.0f - data.mean[c]) / data.std[c];
-    for (int64_t n = 0; n < pixels.size(0); ++n) {
-      const int64_t at = (n * channels + c) * plane;
-      for (int64_t i = at; i < at + plane; ++i) out[i] = value[in[i]];
-    }
+absl::StatusOr<LabelledImages> ReadImages(const SampleSource& data, int64_t begin, int64_t end, c10::ScalarType dtype) {
+  TORCH_CHECK(begin >= 0 && begin < end && end <= data.size(), "samples [", begin, ", ", end, ") of ", data.size());
+  std::vector<int32_t> order(static_cast<size_t>(end - begin));
+  std::iota(order.begin(), order.end(), static_cast<int32_t>(begin));
+  SamplePipeline pipeline(data, at::get_num_threads());
+  pipeline.Start(std::move(order), end - begin, std::nullopt, WhenSkipped::kLeaveOut);
+  SampleBatch batch;
+  if (!pipeline.Next(&batch)) return absl::DataLossError(pipeline.status().message());
+  if (batch.labels.size(0) == 0) {
+    return absl::DataLossError(absl::StrCat("none of images ", begin, " to ", end - 1, " can be read; the first: ", batch.skipped.front()));
   }
-  return images.to(dtype);
+  return LabelledImages{batch.images.to(dtype), std::move(batch.labels)};
+}
+
+at::Tensor NormalizedImages(const SampleSource& data, int64_t begin, int64_t end, c10::ScalarType dtype) {
+  const absl::StatusOr<LabelledImages> read = ReadImages(data, begin, end, dtype);
+  TORCH_CHECK(read.ok(), read.status().ToString());
+  return read->images;
 }
 
 }  // namespace bitstair::core

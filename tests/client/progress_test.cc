@@ -97,6 +97,9 @@ TEST(ProgressTest, PlainLinesOffATerminal) {
   AddEpoch(job.mutable_stages(1), 90.75, 11.96);
   seen = progress.OnChange(Change(job));
   EXPECT_EQ(seen, "W4A32: epoch 2/4  loss 0.5000  top-1 90.75 %  train 88.75 %  6000 images/s  12.0 s\n");
+  AddEpoch(job.mutable_stages(1), 90.75, 11.96);
+  job.mutable_stages(1)->mutable_epochs(2)->set_skipped_images(3);
+  EXPECT_THAT(progress.OnChange(Change(job)), ::testing::HasSubstr("12.0 s  3 unreadable images skipped\n"));
 
   job.mutable_stages(1)->set_generation(2);
   job.mutable_stages(1)->set_attempts(2);

@@ -83,6 +83,22 @@ class BadInputTest(harness.Case):
         self.data_fault(label, ['train-labels-idx1-ubyte.gz', 'byte 25', '11'])
         self.data_fault(lambda data: os.remove(data / 'train-labels-idx1-ubyte.gz'), ['train-labels-idx1-ubyte'])
 
+    def test_faulty_image_folders_are_job_errors_that_name_the_folder(self):
+        def pictures(data, *files):
+            for path in data.iterdir():
+                path.unlink()
+            for file in files:
+                path = data / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.name != 'nothing':
+                    path.write_bytes(b'')
+
+        data = self.folder / 'data'
+        self.data_fault(lambda data: pictures(data, 'train/1.JPEG', 'val/a/1.JPEG'), [f'{data}/train/1.JPEG is not a class folder'])
+        self.data_fault(lambda data: pictures(data, 'train/a/1.JPEG', 'train/b/nothing', 'val/a/1.JPEG'), [f'class folder {data}/train/b has no images'])
+        self.data_fault(lambda data: pictures(data, 'train/a/1.JPEG', 'train/b/1.JPEG', 'val/a/1.JPEG'), [str(data), 'classes (2 and 1)'])
+        self.data_fault(lambda data: pictures(data, 'train/a/1.JPEG'), [f'{data}/val'])
+
     def test_data_paths_outside_the_allowed_roots(self):
         self.server()
         self.worker('w1', '--data-root', str(self.folder))

@@ -40,6 +40,7 @@ TEST(JobSpecTest, WritesEveryDefaultOut) {
   EXPECT_TRUE(spec->checkpoint().has_every_steps());
   EXPECT_EQ(spec->max_attempts(), 3);
   EXPECT_EQ(spec->data().augmentation(), v1::AUGMENTATION_NONE);
+  EXPECT_EQ(spec->data().unreadable_images(), v1::UNREADABLE_IMAGES_ERROR);
 }
 
 TEST(JobSpecTest, ResolvingAgainChangesNothing) {
@@ -78,6 +79,7 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"data.train_limit", "less than one batch", [](auto* s) { s->mutable_data()->set_train_limit(64); }},
       {"data.test_limit", "is -5", [](auto* s) { s->mutable_data()->set_test_limit(-5); }},
       {"data.augmentation", "no value 77", [](auto* s) { s->mutable_data()->set_augmentation(static_cast<v1::Augmentation>(77)); }},
+      {"data.unreadable_images", "no value 7", [](auto* s) { s->mutable_data()->set_unreadable_images(static_cast<v1::UnreadableImages>(7)); }},
       {"ranks", "is 0", [](auto* s) { s->set_ranks(0); }},
       {"ranks", "is 65", [](auto* s) { s->set_ranks(65), s->set_batch_size(65); }},
       {"batch_size", "not a multiple of ranks (2)", [](auto* s) { s->set_batch_size(129); }},

@@ -91,6 +91,21 @@ TEST_F(DatasetsTest, UnchangedFilesAreNotReadAgainEvenAfterARestart) {
   EXPECT_NE(Digest(forgetful, Named("set")), first);
 }
 
+TEST_F(DatasetsTest, AnImageFolderIsASetLikeAnyOther) {
+  Write("pictures/train/n02/b.JPEG", "b");
+  Write("pictures/train/n01/a.JPEG", "a");
+  Write("pictures/val/n01/c.JPEG", "c");
+  std::string expected = "bitstair-dataset-v1\n";
+  for (const auto& [file, bytes] : {std::pair("train/n01/a.JPEG", "a"), std::pair("train/n02/b.JPEG", "b"), std::pair("val/n01/c.JPEG", "c")}) {
+    expected += file + std::string(1, '\0') + "1" + '\0' + core::Sha256Hex(bytes) + "\n";
+  }
+  Datasets datasets({.named = {{"imagenet", top_ + "/pictures"}}, .cache_file = top_ + "/cache"});
+  EXPECT_EQ(Digest(datasets, Named("imagenet")), core::Sha256Hex(expected));
+  EXPECT_EQ(Digest(datasets, Named("imagenet")), core::Sha256Hex(expected));
+  // What is remembered of a file is as long whatever its name is.
+  EXPECT_EQ(fs::file_size(top_ + "/cache"), 3 * (64 + 1 + 32 + 1));
+}
+
 TEST_F(DatasetsTest, ADamagedCacheOnlyCostsTime) {
   std::ofstream(top_ + "/cache") << "not a cache\n\xff\xfe 1 2 3\n";
   Datasets with({.named = {{"set", top_ + "/set"}}, .cache_file = top_ + "/cache"});
@@ -138,6 +153,13 @@ TEST_F(DatasetsTest, FaultsNameTheFile) {
   mkfifo((top_ + "/set/pipe").c_str(), 0600);
   EXPECT_THAT(Digest(datasets, Named("set")), HasSubstr("set/pipe is not a regular file"));
   fs::remove(top_ + "/set/pipe");
+  for (const char* name : {"\xff", "\xc3", "\xed\xa0\x80", "\xe0\x80\x80", "caf\xe9"}) {
+    Write(std::string("set/") + name, "");
+    EXPECT_THAT(Digest(datasets, Named("set")), HasSubstr("not UTF-8"));
+    fs::remove(top_ + "/set/" + name);
+  }
+  Write("set/caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "");
+  EXPECT_EQ(Digest(datasets, Named("set")).size(), 64u);
   fs::create_symlink(top_ + "/nowhere", top_ + "/set/dangling");
   EXPECT_THAT(Digest(datasets, Named("set")), HasSubstr("set/dangling"));
   EXPECT_TRUE(absl::IsUnavailable(datasets.Resolve(Named("other")).status()));

@@ -1,5 +1,7 @@
 #include "worker/trainer/stage_config.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace bitstair::trainer {
@@ -34,12 +36,12 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   return absl::OkStatus();
 }
 
-core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data) {
+core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::SampleSource& data) {
   core::NetworkConfig config;
   config.network = spec.network();
-  config.image_channels = static_cast<int>(data.images.size(1));
-  config.image_height = static_cast<int>(data.images.size(2));
-  config.image_width = static_cast<int>(data.images.size(3));
+  config.image_channels = data.shape().channels;
+  config.image_height = data.shape().height;
+  config.image_width = data.shape().width;
   config.classes = data.classes;
   config.weight_bits = spec.weight_bits();
   config.activation_bits = spec.activation_bits();
@@ -52,7 +54,7 @@ core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::Image
   return config;
 }
 
-core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data) {
+core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::SampleSource& data) {
   core::NetworkConfig config = NetworkConfigOf(spec, data);
   config.weight_bits = 32;
   config.activation_bits = 32;
@@ -80,7 +82,8 @@ core::BatchLoaderOptions LoaderOptionsOf(const v1::StartTrainer& start) {
           .rank = start.rank(),
           .world_size = start.world_size(),
           .batch_size = start.spec().batch_size(),
-          .crop_flip = start.spec().data().augmentation() == v1::AUGMENTATION_CROP_FLIP};
+          .augment = start.spec().data().augmentation() == v1::AUGMENTATION_CROP_FLIP,
+          .threads = std::max(1, start.slot().threads())};
 }
 
 int64_t EpochWord(const v1::StageSpec& spec, int epoch) {

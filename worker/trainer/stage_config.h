@@ -6,7 +6,7 @@
 #include "absl/status/status.h"
 #include "bitstair/v1/trainer.pb.h"
 #include "core/data/batch_loader.h"
-#include "core/data/dataset.h"
+#include "core/data/sample_source.h"
 #include "core/nn/network_config.h"
 #include "core/training/schedule.h"
 #include "core/training/sgd.h"
@@ -17,10 +17,10 @@ namespace bitstair::trainer {
 absl::Status CheckStart(const v1::StartTrainer& start);
 
 // The network of this stage, for images such as data's.
-core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data);
+core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::SampleSource& data);
 
 // The same weights as the parent trained them: full precision, ReLU. For calibration.
-core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::ImageDataset& data);
+core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::SampleSource& data);
 
 core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec);
 core::LearningRateSchedule ScheduleOf(const v1::StageSpec& spec);

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/data/dataset.h"
 #include "core/kernels/convolution.h"
 #include "core/kernels/fused/fused_norm.h"
 #include "core/training/evaluate.h"
@@ -28,7 +29,16 @@ constexpr double kLoadDeadline = 120;
 constexpr std::chrono::seconds kPeersLoadTimeout{120};
 constexpr double kRendezvousDeadline = 35;  // a little more than kRendezvousTimeout, which has the better message
 constexpr double kCheckpointDeadline = 120;
-constexpr int kEvaluationBatch = 256;
+// Of evaluation: 256 CIFAR images, and pictures in smaller batches, since activations grow with them.
+constexpr int64_t kEvaluationPixels = 256 * 32 * 32;
+constexpr int64_t kMaxEvaluationBatch = 256;
+constexpr int64_t kMinEvaluationBatch = 32;
+constexpr int64_t kMaxSkippedLogged = 20;
+// How a rank fared in a step or an evaluation, as ranks tell each other.
+constexpr double kFine = 0;
+constexpr double kFailed = 1;
+constexpr double kBadData = 2;
+constexpr size_t kFailureBytes = 8192;  // of a message that names a file
 
 double SecondsSince(ProgressReport::Clock::time_point begin) {
   return std::chrono::duration<double>(ProgressReport::Clock::now() - begin).count();
@@ -50,11 +60,21 @@ std::string NumericsName(const core::NetworkConfig& config) {
                       core::IntegerSumsAreExact(255, 127) ? "whole" : "in two halves", ", lanes ", core::LanesName(), ")");
 }
 
+int EvaluationBatch(const core::ImageShape& shape) {
+  return static_cast<int>(std::clamp(kEvaluationPixels / (int64_t{shape.height} * shape.width), kMinEvaluationBatch, kMaxEvaluationBatch));
+}
+
 // In rank order: the same sum on all ranks, whatever the algorithm underneath.
 double Sum(const std::vector<std::vector<double>>& of_ranks, size_t index) {
   double sum = 0;
   for (const std::vector<double>& numbers : of_ranks) sum += numbers[index];
   return sum;
+}
+
+std::vector<double> Column(const std::vector<std::vector<double>>& of_ranks, size_t index) {
+  std::vector<double> column;
+  for (const std::vector<double>& numbers : of_ranks) column.push_back(numbers[index]);
+  return column;
 }
 
 }  // namespace
@@ -104,28 +124,41 @@ absl::Status Trainer::Load() {
   }
   at::set_num_threads(std::max(1, start_.slot().threads()));
 
-  absl::StatusOr<core::ImageDataset> train = core::LoadDataset(start_.data_path(), core::Split::kTrain, spec().data().train_limit());
-  if (!train.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, train.status());
-  absl::StatusOr<core::ImageDataset> test = core::LoadDataset(start_.data_path(), core::Split::kTest, spec().data().test_limit());
-  if (!test.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, test.status());
-  train_ = *std::move(train);
-  test_ = *std::move(test);
-  if (train_.images.sizes().slice(1) != test_.images.sizes().slice(1) || train_.classes != test_.classes) {
-    return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": training and test images differ in size")));
-  }
-  loader_ = std::make_unique<core::BatchLoader>(train_, LoaderOptionsOf(start_));
+  if (absl::Status status = LoadData(); !status.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
+  loader_ = std::make_unique<core::BatchLoader>(*train_, LoaderOptionsOf(start_));
   steps_per_epoch_ = loader_->batches_per_epoch();
   if (steps_per_epoch_ == 0) {
     return Fail(v1::EXIT_CAUSE_BAD_DATA,
-                absl::InvalidArgumentError(absl::StrCat("batch_size ", spec().batch_size(), " is more than the ", train_.size(), " training images")));
+                absl::InvalidArgumentError(absl::StrCat("batch_size ", spec().batch_size(), " is more than the ", train_->size(), " training images")));
   }
-  report_.SetStage(spec().epochs(), steps_per_epoch_, spec().batch_size(), test_.size());
+  report_.SetStage(spec().epochs(), steps_per_epoch_, spec().batch_size(), test_->size());
 
-  absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(NetworkConfigOf(spec(), train_));
+  absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(NetworkConfigOf(spec(), *train_));
   if (!network.ok()) return network.status();
   network_ = *std::move(network);
   sgd_ = std::make_unique<core::Sgd>(network_->parameters(), SgdOptionsOf(spec()));
   return LoadState();
+}
+
+absl::Status Trainer::LoadData() {
+  const v1::DataSpec& data = spec().data();
+  for (const core::Split split : {core::Split::kTrain, core::Split::kTest}) {
+    const bool train = split == core::Split::kTrain;
+    absl::StatusOr<std::unique_ptr<core::SampleSource>> opened = core::OpenDataset(start_.data_path(), split, train ? data.train_limit() : data.test_limit());
+    if (!opened.ok()) return opened.status();
+    (*opened)->skip_unreadable = data.unreadable_images() == v1::UNREADABLE_IMAGES_SKIP;
+    (train ? train_ : test_) = *std::move(opened);
+  }
+  if (!(train_->shape() == test_->shape()) || train_->classes != test_->classes) {
+    return absl::DataLossError(absl::StrCat(start_.data_path(), ": training and test images differ in size or in their number of classes (", train_->classes,
+                                            " and ", test_->classes, ")"));
+  }
+  for (size_t i = 0; i < train_->class_names.size(); ++i) {
+    if (train_->class_names[i] == test_->class_names[i]) continue;
+    return absl::DataLossError(absl::StrCat(start_.data_path(), ": class ", i, " is ", train_->class_names[i], " in the training images and ",
+                                            test_->class_names[i], " in the test images"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::LoadState() {
@@ -139,9 +172,11 @@ absl::Status Trainer::LoadState() {
     if (status.ok() && position_.step > steps_per_epoch_) status = absl::InvalidArgumentError(absl::StrCat("step ", position_.step, " of ", steps_per_epoch_));
   } else {
     if (spec().calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) report_.Phase("calibrate", kLoadDeadline);
-    status = StartFromParent(*checkpoint, spec(), train_, *network_, *sgd_);
+    status = StartFromParent(*checkpoint, spec(), *train_, *network_, *sgd_);
   }
   if (status.ok()) return status;
+  // The checkpoint has been read: what is damaged is an image that calibration looks at.
+  if (absl::IsDataLoss(status)) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
   return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, absl::Status(status.code(), absl::StrCat(path, ": ", status.message())));
 }
 
@@ -225,22 +260,21 @@ absl::Status Trainer::TrainEpoch() {
 absl::Status Trainer::TakeStep() {
   CrashForTests();
   core::Batch batch;
-  if (!loader_->Next(&batch)) return absl::InternalError(absl::StrCat(Where(), ": the loader has no batch"));
+  const bool has_batch = loader_->Next(&batch);
+  if (!has_batch && loader_->status().ok()) return absl::InternalError(absl::StrCat(Where(), ": the loader has no batch"));
+  LogSkipped(batch.skipped);
   learning_rate_ = core::LearningRateAt(ScheduleOf(spec()), spec().schedule_offset() + position_.epoch, position_.step, steps_per_epoch_);
-  const absl::StatusOr<core::StepResult> result = step_->Run(batch, learning_rate_);
+  const absl::StatusOr<core::StepResult> result = has_batch ? step_->Run(batch, learning_rate_) : loader_->status();
   if (!result.ok()) gradients_->Abstain();
 
   // One small exchange per step: sums for the report, whether a rank was asked to stop, whether a rank failed. All ranks draw the same conclusions.
   const double images = static_cast<double>(spec().batch_size()) / start_.world_size();
   const std::vector<std::vector<double>> all =
       Exchange(*group_, {result.ok() ? result->loss * images : 0, result.ok() ? static_cast<double>(result->correct) : 0, channel_.stop_requested() ? 1.0 : 0.0,
-                         result.ok() ? 0.0 : 1.0});
-  if (Sum(all, 3) > 0) {
-    if (!result.ok()) return absl::Status(result.status().code(), absl::StrCat(Where(), ", rank ", start_.rank(), ": ", result.status().message()));
-    size_t rank = 0;
-    while (all[rank][3] == 0) ++rank;
-    return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " failed; its message says why"));
-  }
+                         result.ok() ? kFine
+                         : has_batch ? kFailed
+                                     : kBadData});
+  if (Sum(all, 3) > 0) return FailTogether(result.status(), Column(all, 3));
   position_.loss_sum += Sum(all, 0);
   position_.correct += static_cast<int64_t>(Sum(all, 1));
   ++position_.step;
@@ -253,13 +287,17 @@ absl::Status Trainer::EndEpoch() {
   SetStatistics(MeanStatistics(group_->AllGather(FlattenStatistics(*network_))), *network_);
 
   const auto begin = ProgressReport::Clock::now();
-  const int64_t first = test_.size() * start_.rank() / start_.world_size(), last = test_.size() * (start_.rank() + 1) / start_.world_size();
-  const core::EvaluationSums own = core::Evaluate(*network_, test_, first, last, kEvaluationBatch, [this](int64_t) {
+  const int64_t first = test_->size() * start_.rank() / start_.world_size(), last = test_->size() * (start_.rank() + 1) / start_.world_size();
+  const absl::StatusOr<core::EvaluationSums> read = core::Evaluate(*network_, *test_, first, last, EvaluationBatch(test_->shape()), [this](int64_t) {
     report_.Evaluating();
     SendProgress();
   });
+  const core::EvaluationSums own = read.ok() ? *read : core::EvaluationSums{};
   const std::vector<std::vector<double>> all =
-      Exchange(*group_, {own.loss, static_cast<double>(own.top1), static_cast<double>(own.top5), static_cast<double>(own.images)});
+      Exchange(*group_, {own.loss, static_cast<double>(own.top1), static_cast<double>(own.top5), static_cast<double>(own.images),
+                         static_cast<double>(skipped_ + own.skipped), read.ok() ? kFine : kBadData});
+  if (Sum(all, 5) > 0) return FailTogether(read.status(), Column(all, 5));
+  if (Sum(all, 3) == 0) return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": no test image can be read")));
   const double evaluation_seconds = SecondsSince(begin), images = Sum(all, 3), trained = static_cast<double>(steps_per_epoch_) * spec().batch_size();
   report_.EndEvaluation(evaluation_seconds);
 
@@ -274,6 +312,8 @@ absl::Status Trainer::EndEpoch() {
   result.set_seconds(report_.training_seconds() + evaluation_seconds);
   result.set_images_per_second(report_.images_per_second());
   result.set_data_wait_seconds(loader_->wait_seconds());
+  result.set_skipped_images(static_cast<int64_t>(Sum(all, 4)));
+  if (result.skipped_images() > 0 && is_rank0()) spdlog::warn("{}: {} images could not be read", Where(), result.skipped_images());
   spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
                spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), result.images_per_second(),
                gradients_->bytes_sent(), ParametersDigest(*network_, *sgd_));
@@ -284,6 +324,7 @@ absl::Status Trainer::EndEpoch() {
     channel_.Send(message);
   }
   position_ = {.epoch = position_.epoch + 1};
+  skipped_ = 0;
   return absl::OkStatus();
 }
 
@@ -335,6 +376,33 @@ absl::Status Trainer::Fail(v1::ExitCause cause, absl::Status status) {
 std::string Trainer::Where() const {
   if (position_.epoch == spec().epochs()) return absl::StrCat("stage ", spec().name(), " after epoch ", position_.epoch);
   return absl::StrCat("stage ", spec().name(), " epoch ", position_.epoch + 1, " step ", position_.step);
+}
+
+// The worker ends a gang as soon as one rank leaves, so whoever is first must have the whole story.
+absl::Status Trainer::FailTogether(const absl::Status& own, const std::vector<double>& failures) {
+  const auto worst = std::max_element(failures.begin(), failures.end());
+  std::string text(own.message());
+  if (text.size() > kFailureBytes) {
+    size_t end = kFailureBytes;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside of a character
+    text.resize(end);
+  }
+  text.resize(kFailureBytes, '\0');
+  at::Tensor bytes = at::empty({static_cast<int64_t>(kFailureBytes)}, at::kByte);
+  std::copy(text.begin(), text.end(), static_cast<char*>(bytes.mutable_data_ptr()));
+  const std::vector<at::Tensor> all = group_->AllGather(bytes);
+  const auto rank = worst - failures.begin();
+  const char* begin = static_cast<const char*>(all[static_cast<size_t>(rank)].const_data_ptr());
+  const std::string message(begin, std::find(begin, begin + kFailureBytes, '\0'));
+  return Fail(*worst == kBadData ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_FAILED, absl::InternalError(absl::StrCat(Where(), ", rank ", rank, ": ", message)));
+}
+
+void Trainer::LogSkipped(const std::vector<std::string>& reasons) {
+  skipped_ += static_cast<int64_t>(reasons.size());
+  for (const std::string& reason : reasons) {
+    if (skipped_logged_ == kMaxSkippedLogged) return;
+    spdlog::warn("{}: skipped an image: {}{}", Where(), reason, ++skipped_logged_ == kMaxSkippedLogged ? "; further ones are only counted" : "");
+  }
 }
 
 void Trainer::CrashForTests() const {

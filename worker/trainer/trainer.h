@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "bitstair/v1/trainer.pb.h"
 #include "core/data/batch_loader.h"
-#include "core/data/dataset.h"
+#include "core/data/sample_source.h"
 #include "core/nn/network.h"
 #include "core/training/sgd.h"
 #include "core/training/train_step.h"
@@ -46,10 +46,14 @@ class Trainer {
   absl::Status EndEpoch();  // average statistics, evaluate, report
   absl::Status Leave();     // nobody goes before all are done
 
+  absl::Status LoadData();
   absl::Status LoadState();
   absl::Status TakeStep();
   absl::Status SaveCheckpoint(bool averaged, bool final);
   absl::Status StopHere();
+  // All ranks call it after they have agreed that one of them failed; all give the same status and cause. failures: of each rank, kFine, kFailed or kBadData.
+  absl::Status FailTogether(const absl::Status& own, const std::vector<double>& failures);
+  void LogSkipped(const std::vector<std::string>& reasons);
   void CrashForTests() const;
   void SendProgress(bool now = false);
   int64_t StepOfStage() const { return position_.epoch * steps_per_epoch_ + position_.step; }
@@ -62,8 +66,8 @@ class Trainer {
   ProgressReport report_;
   v1::ExitCause cause_ = v1::EXIT_CAUSE_UNSPECIFIED;
 
-  core::ImageDataset train_;
-  core::ImageDataset test_;
+  std::unique_ptr<core::SampleSource> train_;
+  std::unique_ptr<core::SampleSource> test_;
   std::unique_ptr<core::BatchLoader> loader_;
   std::unique_ptr<core::Network> network_;
   std::unique_ptr<core::Sgd> sgd_;
@@ -76,6 +80,8 @@ class Trainer {
   int64_t steps_per_epoch_ = 0;
   bool stop_agreed_ = false;  // by all ranks, after the same step
   double learning_rate_ = 0;
+  int64_t skipped_ = 0;         // images that this rank has not been able to read in this epoch
+  int64_t skipped_logged_ = 0;  // of the stage
 };
 
 }  // namespace bitstair::trainer

@@ -135,7 +135,7 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
   return absl::OkStatus();
 }
 
-absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::ImageDataset& train, core::Network& network,
+absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network,
                              core::Sgd& sgd) {
   if (!parent.final) return absl::InvalidArgumentError(absl::StrCat("the checkpoint of parent ", parent.stage_name, " is not its final one"));
   if (parent.network != spec.network()) return absl::InvalidArgumentError(absl::StrCat("the parent is a ", parent.network, ", not a ", spec.network()));

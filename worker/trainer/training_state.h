@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "bitstair/v1/trainer.pb.h"
 #include "core/checkpoint/checkpoint.h"
-#include "core/data/dataset.h"
+#include "core/data/sample_source.h"
 #include "core/nn/network.h"
 #include "core/training/sgd.h"
 
@@ -43,7 +43,7 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
 // The first state of a stage with a parent: its weights and averaged statistics, its momentum if the stage carries it, and the calibration from ReLU to a clip
 // if the stage asks for it (DESIGN section 3): on the first 2048 training images, followed by a new estimate of the statistics on the same images. Every rank
 // computes it and gets the same bits.
-absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::ImageDataset& train, core::Network& network,
+absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network,
                              core::Sgd& sgd);
 
 // SHA-256 over names, latent weights and momentum. Equal on all ranks at every step.

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/data/dataset.h"
 #include "core/random/philox.h"
 
 namespace bitstair::core {
@@ -68,11 +69,11 @@ TEST(BatchLoaderTest, EpochsAndSeedsDiffer) {
 
 TEST(BatchLoaderTest, RanksShareTheGlobalBatchInOrder) {
   const ImageDataset data = Images(50, 3, 32);
-  BatchLoader whole(data, {.batch_size = 12, .crop_flip = true});
+  BatchLoader whole(data, {.batch_size = 12, .augment = true});
   const std::vector<Batch> expected = Epoch(whole, 4);
   std::vector<std::vector<Batch>> parts;
   for (int rank = 0; rank < 3; ++rank) {
-    BatchLoader loader(data, {.rank = rank, .world_size = 3, .batch_size = 12, .crop_flip = true});
+    BatchLoader loader(data, {.rank = rank, .world_size = 3, .batch_size = 12, .augment = true});
     parts.push_back(Epoch(loader, 4));
   }
   ASSERT_EQ(expected.size(), 4u);
@@ -84,7 +85,7 @@ TEST(BatchLoaderTest, RanksShareTheGlobalBatchInOrder) {
 
 TEST(BatchLoaderTest, StartsAnywhereInTheEpoch) {
   const ImageDataset data = Images(64, 1, 28);
-  BatchLoader loader(data, {.batch_size = 8, .crop_flip = true});
+  BatchLoader loader(data, {.batch_size = 8, .augment = true});
   const std::vector<Batch> whole = Epoch(loader, 2), rest = Epoch(loader, 2, 5);
   ASSERT_EQ(rest.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
@@ -118,7 +119,7 @@ TEST(BatchLoaderTest, CropAndFlipFollowTheDocument) {
   for (const int64_t side : {28, 32}) {
     const int64_t pad = side == 28 ? 2 : 4;
     const ImageDataset data = Images(200, 1, side);
-    BatchLoader loader(data, {.seed = 11, .batch_size = 200, .crop_flip = true});
+    BatchLoader loader(data, {.seed = 11, .batch_size = 200, .augment = true});
     const Batch batch = Epoch(loader, 6).at(0);
     const at::Tensor padded = at::constant_pad_nd(data.images, {pad, pad, pad, pad}, 0);
     int flips = 0;

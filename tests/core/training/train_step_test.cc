@@ -8,12 +8,15 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "core/nn/network_state.h"
 #include "core/training/calibrate.h"
 #include "core/training/evaluate.h"
@@ -86,7 +89,7 @@ TEST(TrainStepTest, WalksFrom32To2BitsAndTheLossFalls) {
 
   auto network = CreateNetwork(Config(2, 2, ActivationFunction::kClip));
   ASSERT_TRUE(NetworkFromTensors(state, **network).ok());
-  const EvaluationSums sums = Evaluate(**network, data, 0, data.size(), 50);
+  const EvaluationSums sums = *Evaluate(**network, data, 0, data.size(), 50);
   EXPECT_EQ(sums.images, 128);
   EXPECT_GT(sums.top1, 115);
 }
@@ -152,16 +155,59 @@ TEST_F(TrainStepNanTest, ANanPixelIsSeenThroughIntegerSums) {
 TEST(EvaluateTest, CoversEachImageOnce) {
   const ImageDataset data = SyntheticData(23, 1, 28, 4);
   auto network = CreateNetwork(Config(4, 4, ActivationFunction::kClip));
-  const EvaluationSums all = Evaluate(**network, data, 0, 23, 23);
+  const EvaluationSums all = *Evaluate(**network, data, 0, 23, 23);
   std::vector<int64_t> progress;
-  const EvaluationSums a = Evaluate(**network, data, 0, 10, 4, [&](int64_t done) { progress.push_back(done); });
-  const EvaluationSums b = Evaluate(**network, data, 10, 23, 4);
+  const EvaluationSums a = *Evaluate(**network, data, 0, 10, 4, [&](int64_t done) { progress.push_back(done); });
+  const EvaluationSums b = *Evaluate(**network, data, 10, 23, 4);
   EXPECT_EQ(progress, (std::vector<int64_t>{4, 8, 10}));
   EXPECT_EQ(a.images + b.images, 23);
   EXPECT_EQ(a.top1 + b.top1, all.top1);
   EXPECT_EQ(all.top5, 23);  // four classes only
   EXPECT_NEAR(a.loss + b.loss, all.loss, 1e-4);
-  EXPECT_EQ(Evaluate(**network, data, 5, 5, 4).images, 0);
+  EXPECT_EQ(Evaluate(**network, data, 5, 5, 4)->images, 0);
+}
+
+// The same images, of which some cannot be read.
+class Damaged final : public SampleSource {
+ public:
+  Damaged(const ImageDataset& data, std::set<int64_t> unreadable) : data_(data), unreadable_(std::move(unreadable)) {
+    classes = data.classes;
+    mean = data.mean;
+    std = data.std;
+  }
+  int64_t size() const override { return data_.size(); }
+  ImageShape shape() const override { return data_.shape(); }
+  int64_t label(int64_t index) const override { return data_.label(index); }
+  absl::Status Read(int64_t index, const AugmentationKey* key, uint8_t* pixels) const override {
+    return unreadable_.contains(index) ? absl::NotFoundError(absl::StrCat("file ", index)) : data_.Read(index, key, pixels);
+  }
+
+ private:
+  const ImageDataset& data_;
+  const std::set<int64_t> unreadable_;
+};
+
+TEST(EvaluateTest, AnUnreadableImageIsAnErrorOrLeftOutAndCounted) {
+  const ImageDataset data = SyntheticData(23, 1, 28, 4);
+  auto network = CreateNetwork(Config(4, 4, ActivationFunction::kClip));
+  Damaged damaged(data, {3, 9, 22});
+  EXPECT_EQ(Evaluate(**network, damaged, 0, 23, 4).status(), absl::NotFoundError("file 3"));
+  EXPECT_EQ(CalibrateActivations(**CreateNetwork(Config(32, 32, ActivationFunction::kRelu)), damaged, 23, 99).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(ReestimateBatchNorm(**network, damaged, 23, 4).code(), absl::StatusCode::kDataLoss);
+  damaged.skip_unreadable = true;
+  const EvaluationSums readable = *Evaluate(**network, damaged, 0, 23, 4), all = *Evaluate(**network, data, 0, 23, 4);
+  EvaluationSums missing;
+  for (const int64_t i : {3, 9, 22}) {
+    const EvaluationSums one = *Evaluate(**network, data, i, i + 1, 1);
+    missing.loss += one.loss;
+    missing.top1 += one.top1;
+  }
+  EXPECT_EQ(readable.images, 20);
+  EXPECT_EQ(readable.skipped, 3);
+  EXPECT_EQ(readable.top1, all.top1 - missing.top1);
+  EXPECT_NEAR(readable.loss, all.loss - missing.loss, 1e-4);
+  EXPECT_TRUE(CalibrateActivations(**CreateNetwork(Config(32, 32, ActivationFunction::kRelu)), damaged, 23, 99).ok());
+  EXPECT_TRUE(ReestimateBatchNorm(**network, damaged, 23, 4).ok());
 }
 
 // CPU time in clock ticks of all threads of this process but the calling one.

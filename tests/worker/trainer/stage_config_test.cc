@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/data/dataset.h"
+
 namespace bitstair::trainer {
 namespace {
 
@@ -59,6 +61,17 @@ TEST(StageConfigTest, EpochWordsOfAChainAreDistinct) {
       }
     }
   }
+}
+
+TEST(StageConfigTest, TheLoaderReadsWithTheSlotsShareOfTheCores) {
+  v1::StartTrainer start = Good();
+  start.mutable_slot()->set_threads(3);
+  EXPECT_EQ(LoaderOptionsOf(start).threads, 3);
+  EXPECT_FALSE(LoaderOptionsOf(start).augment);
+  start.mutable_slot()->clear_threads();
+  start.mutable_spec()->mutable_data()->set_augmentation(v1::AUGMENTATION_CROP_FLIP);
+  EXPECT_EQ(LoaderOptionsOf(start).threads, 1);
+  EXPECT_TRUE(LoaderOptionsOf(start).augment);
 }
 
 TEST(StageConfigTest, CalibrationSeesTheParentAsItWasTrained) {
