@@ -101,6 +101,10 @@ struct FastActivation {
 Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
                        const FastActivation& activation, bool training);
 
+// nn/residual_stream.h: the stream's numbers are float32 in any case. A batch norm's gradient by the stream goes to the stream's parts.
+Features FastAddToStream(const Sums& sums, const Features* stream, bool training);
+Sums FastStreamSums(const Features& stream, bool training);
+
 Features FastMaxPool(const Features& features, int64_t size, int64_t stride, int64_t padding);
 Features FastPaddedShortcut(const Features& features, int64_t channels, int64_t stride);
 // [N, 1, 1, C H W] in PyTorch's order of elements.

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "absl/strings/str_cat.h"
 #include "core/random/philox.h"
 
 namespace bitstair::core {
@@ -141,6 +142,12 @@ void LayeredNetwork::Observe(size_t group, const Features& features) const {
 
 at::Tensor LayeredNetwork::Linear::Forward(const Features& features) const {
   return at::linear(Values(features), weight, bias);
+}
+
+absl::Status CheckImageSize(const NetworkConfig& config, int least) {
+  if (config.image_height >= least && config.image_width >= least) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("network ", config.network, " takes images of at least ", least, "x", least, ", not ", config.image_height, "x", config.image_width));
 }
 
 }  // namespace bitstair::core

@@ -24,6 +24,7 @@ class LayeredNetwork : public Network {
   void set_position(const BatchPosition& position) override { *position_ = position; }
   const std::vector<ActivationGroup>& activation_groups() const override { return groups_; }
   void set_activation_observer(ActivationObserver observer) override { observer_ = std::move(observer); }
+  const std::vector<std::string>& hint_points() const override { return hint_points_; }
   std::vector<Parameter>& parameters() override { return parameters_; }
   std::vector<Buffer>& buffers() override { return buffers_; }
   const NetworkConfig& config() const override { return config_; }
@@ -48,6 +49,9 @@ class LayeredNetwork : public Network {
   size_t AddGroup(std::string name, std::vector<std::string> restored_by = {});
   void JoinGroup(size_t group, const std::string& batch_norm) { groups_[group].batch_norms.push_back(batch_norm); }
 
+  void RestoredBy(size_t group, const std::string& parameter) { groups_[group].restored_by.push_back(parameter); }
+  void AddHintPoint(std::string name) { hint_points_.push_back(std::move(name)); }
+
   // activation(norm(sums) + shortcut), shown to the observer.
   Features Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training);
 
@@ -71,7 +75,11 @@ class LayeredNetwork : public Network {
   std::vector<Buffer> buffers_;
   std::vector<Weight*> quantized_;  // owned by the layers
   std::vector<ActivationGroup> groups_;
+  std::vector<std::string> hint_points_;
   ActivationObserver observer_;
 };
+
+// INVALID_ARGUMENT for images with a side below `least`.
+absl::Status CheckImageSize(const NetworkConfig& config, int least);
 
 }  // namespace bitstair::core

@@ -16,11 +16,13 @@ enum class ActivationFunction { kRelu, kClip };
 enum class Numerics { kReference, kFast, kFast8 };
 
 struct NetworkConfig {
-  std::string network;  // "convnet28", "resnet20"
+  std::string network;  // one of NetworkNames()
   int image_channels = 0;
   int image_height = 0;
   int image_width = 0;
   int classes = 0;
+  // All layers have 1/divisor of their channels. For tests: the same layers in the same order, but cheap.
+  int channel_divisor = 1;
   // 1..8, 16, or 32 (not quantised).
   int weight_bits = 32;
   int activation_bits = 32;
