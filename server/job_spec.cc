@@ -241,7 +241,9 @@ class Resolver {
 }  // namespace
 
 const std::vector<std::string>& KnownNetworks() {
-  static const auto* const networks = new std::vector<std::string>{"convnet28", "resnet20"};
+  static const auto* const networks = new std::vector<std::string>{
+      "alexnet",    "alexnet_cifar", "convnet28",  "preresnet20", "preresnet56", "resnet101",  "resnet110", "resnet110_b", "resnet18",  "resnet20",
+      "resnet20_b", "resnet32",      "resnet32_b", "resnet34",    "resnet44",    "resnet44_b", "resnet50",  "resnet56",    "resnet56_b"};
   return *networks;
 }
 

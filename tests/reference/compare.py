@@ -1,5 +1,5 @@
 """Compares what the C++ core computed (core_dump) with the PyTorch implementation in quantized_torch.py.
-usage: compare.py CORE_DUMP {quantizers | RUN}   RUN: NETWORK_wWaA_DTYPE, see core_dump.cc
+usage: compare.py CORE_DUMP {quantizers | names | RUN}   RUN: NETWORK_wWaA_DTYPE, see core_dump.cc
 """
 import re
 import subprocess
@@ -9,6 +9,7 @@ import tempfile
 import torch
 from safetensors.torch import load_file
 
+from networks import expected_names
 from quantized_torch import Model, activation_values, contract_tanh, greatest_code, weight_codes, weight_values
 
 # Both sides in float64 differ by the order of sums and by two tanh functions.
@@ -98,11 +99,28 @@ def compare_first_step(core, model, grads, single, tolerance):
         expect_close(grad, core[f"grad/{name}"], tolerance, f"gradient of {name}")
 
 
+def compare_names(lines):
+    expected = expected_names()
+    ours = {}
+    for line in lines:
+        network, name, *shape = line.split()
+        ours.setdefault(network, {})[name] = tuple(int(size) for size in shape)
+    ours.pop("convnet28")  # its layers are Bitstair's own
+    expect(sorted(ours) == sorted(expected), f"networks {sorted(ours)}")
+    for network, names in expected.items():
+        expect(list(ours[network].items()) == sorted(names.items()), f"{network}: {set(ours[network].items()) ^ set(names.items())}")
+
+
 def main():
     torch.set_num_threads(1)
     core_dump, what = sys.argv[1], sys.argv[2]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([core_dump, folder, what], check=True)
+        if what == "names":
+            with open(f"{folder}/names.txt") as names:
+                compare_names(names)
+            print(f"{what}: {checks} comparisons hold")
+            return
         core = load_file(f"{folder}/{what}.safetensors")
     if what == "quantizers":
         compare_quantizers(core)

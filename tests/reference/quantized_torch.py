@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+import networks
+
 EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
 
@@ -87,37 +89,50 @@ def activation_values(x, bits, relu=False):
 
 
 class Model:
-    """ResNet-20 or the 28x28 ConvNet. tensors: name -> tensor, as the core names them; learned ones become autograd leaves, others running statistics."""
+    """A network, told from its tensors' names (networks.py). tensors: name -> tensor, as the core names them; learned ones become autograd leaves, others
+    running statistics."""
 
     def __init__(self, tensors, weight_bits, activation_bits, relu, on_codes):
         self.statistics = {name: t.clone() for name, t in tensors.items() if ".running_" in name}
         self.learned = {name: t.clone().requires_grad_() for name, t in tensors.items() if ".running_" not in name}
         self.weight_bits, self.activation_bits, self.relu, self.on_codes = weight_bits, activation_bits, relu, on_codes
         self.first = "conv1.weight"
-        self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in (self.first, "fc.weight", "fc2.weight")]
+        self.last = max(n for n in self.learned if n.startswith("fc") and n.endswith(".weight"))
+        self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in (self.first, self.last)]
         if weight_bits == 32:
             self.quantized = []
         self.leaves = {}
         self.activations = []
 
     # x and the result are values; on codes, every value is code / n and the code is recovered exactly.
-    def layer(self, x, x_bits, name, norm, bits, shortcut=None, stride=1):
-        weight = self.leaves[name]
-        linear = weight.dim() == 2
-        gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]
-        mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
-        if self.on_codes:
-            y = self.sums_to_x(x, x_bits, name, weight, linear, stride, gamma, beta, mean, variance)
-        else:
-            s = F.linear(x, weight) if linear else F.conv2d(x, weight, stride=stride, padding=1)
-            y = F.batch_norm(s, mean, variance, gamma, beta, training=True, momentum=BATCH_NORM_MOMENTUM, eps=EPSILON)
+    def layer(self, x, x_bits, name, norm, bits, shortcut=None, stride=1, padding=None):
+        y = self.normalized(x, x_bits, name, norm, stride, padding)
         if shortcut is not None:
             y = y + shortcut
+        return self.activate(y, bits)
+
+    def activate(self, y, bits):
         out = activation_values(y, bits, self.relu)
         self.activations.append((out.detach(), bits))
         return out
 
-    def sums_to_x(self, x, x_bits, name, weight, linear, stride, gamma, beta, mean, variance):
+    def normalized(self, x, x_bits, name, norm, stride=1, padding=None):
+        weight = self.leaves[name]
+        linear = weight.dim() == 2
+        if padding is None and not linear:
+            padding = weight.size(2) // 2
+        if not self.on_codes:
+            return self.batch_norm(F.linear(x, weight) if linear else F.conv2d(x, weight, stride=stride, padding=padding), norm)
+        gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]
+        mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
+        return self.sums_to_x(x, x_bits, name, weight, linear, stride, padding, gamma, beta, mean, variance)
+
+    def batch_norm(self, values, norm):
+        mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
+        gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]
+        return F.batch_norm(values, mean, variance, gamma, beta, training=True, momentum=BATCH_NORM_MOMENTUM, eps=EPSILON)
+
+    def sums_to_x(self, x, x_bits, name, weight, linear, stride, padding, gamma, beta, mean, variance):
         dtype = x.dtype
         a, a_scale, o, o_scale = x, 1.0, weight, 1.0
         if x_bits != 32:
@@ -130,7 +145,7 @@ class Model:
         # Integer sums are exact in float64; the first layer's are float32 sums of the same library.
         if integers:
             a, o = a.double(), o.double()
-        s = F.linear(a, o) if linear else F.conv2d(a, o, stride=stride, padding=1)
+        s = F.linear(a, o) if linear else F.conv2d(a, o, stride=stride, padding=padding)
         scale = a_scale * o_scale
         wide = s.double()
         axes = [0] if linear else [0, 2, 3]
@@ -157,31 +172,10 @@ class Model:
         self.activations = []
 
     def forward(self, images):
-        return self.resnet20(images) if "layer1.0.conv1.weight" in self.learned else self.convnet28(images)
+        return networks.forward_of(self.learned)(self, images)
 
-    def resnet20(self, images):
-        bits = self.activation_bits
-        x = self.layer(images, 32, self.first, "bn1", bits)
-        for stage in range(1, 4):
-            for block in range(3):
-                name = f"layer{stage}.{block}"
-                down = stage > 1 and block == 0
-                last = stage == 3 and block == 2
-                inner = self.layer(x, bits, f"{name}.conv1.weight", f"{name}.bn1", bits, stride=2 if down else 1)
-                shortcut = x
-                if down:
-                    added = self.learned[f"{name}.conv2.weight"].size(0) - x.size(1)
-                    shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added // 2))
-                x = self.layer(inner, bits, f"{name}.conv2.weight", f"{name}.bn2", 32 if last else bits, shortcut=shortcut)
-        return F.linear(x.mean((2, 3)), self.leaves["fc.weight"], self.learned["fc.bias"])
-
-    def convnet28(self, images):
-        bits = self.activation_bits
-        x = F.max_pool2d(self.layer(images, 32, self.first, "bn1", bits), 2)
-        x = F.max_pool2d(self.layer(x, bits, "conv2.weight", "bn2", bits), 2)
-        x = F.max_pool2d(self.layer(x, bits, "conv3.weight", "bn3", bits), 2)
-        x = self.layer(x.flatten(1), bits, "fc1.weight", "bn4", 32)
-        return F.linear(x, self.leaves["fc2.weight"], self.learned["fc2.bias"])
+    def last_layer(self, x):
+        return F.linear(x, self.leaves[self.last], self.learned[self.last.replace("weight", "bias")])
 
     def gradients(self, loss):
         """dL/dleaf of every learned tensor (of a quantised weight: by w_q), and puts dL/dlatent on the learned tensors' grad."""

@@ -68,7 +68,7 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"name", "is required", [](auto* s) { s->clear_name(); }},
       {"name", "1 to 40 characters", [](auto* s) { s->set_name("Big Name"); }},
       {"name", "1 to 40 characters", [](auto* s) { s->set_name(std::string(41, 'a')); }},
-      {"network", "known: convnet28, resnet20", [](auto* s) { s->set_network("vgg"); }},
+      {"network", "known: alexnet, alexnet_cifar, convnet28, preresnet20,", [](auto* s) { s->set_network("vgg"); }},
       {"network", "is required", [](auto* s) { s->clear_network(); }},
       {"data", "needs a name", [](auto* s) { s->clear_data(); }},
       {"data", "has both", [](auto* s) { s->mutable_data()->set_path("/x"); }},

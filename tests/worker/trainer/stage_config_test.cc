@@ -6,6 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include "core/nn/network.h"
+#include "server/job_spec.h"
+
 namespace bitstair::trainer {
 namespace {
 
@@ -74,6 +77,10 @@ TEST(StageConfigTest, CalibrationSeesTheParentAsItWasTrained) {
   EXPECT_EQ(parent.weight_bits, 32);
   EXPECT_EQ(parent.activation_bits, 32);
   EXPECT_EQ(parent.activation, core::ActivationFunction::kRelu);
+}
+
+TEST(StageConfigTest, RecipesMayNameEveryNetworkThatTheCoreMakes) {
+  EXPECT_EQ(server::KnownNetworks(), core::NetworkNames());
 }
 
 }  // namespace
