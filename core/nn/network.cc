@@ -1,10 +1,13 @@
 #include "core/nn/network.h"
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/nn/alexnet.h"
 #include "core/nn/convnet28.h"
+#include "core/nn/layered_network.h"
 #include "core/nn/preactivation_resnet.h"
 #include "core/nn/resnet.h"
 #include "core/quant/quantizer.h"
@@ -53,6 +56,12 @@ absl::Status CheckConfig(const NetworkConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("a network needs at least one image channel and one class, not ", config.image_channels, " and ", config.classes));
   }
+  if (config.shortcut_conv_bits != 0 && config.shortcut_conv_bits != 8 && config.shortcut_conv_bits != 32) {
+    return absl::InvalidArgumentError(absl::StrCat("shortcut_conv_bits ", config.shortcut_conv_bits, " is neither 8 nor 32"));
+  }
+  for (const auto& [pattern, bits] : config.layer_widths) {
+    if (!IsLegalWidth(bits)) return absl::InvalidArgumentError(absl::StrCat("layer_widths of \"", pattern, "\" is ", bits, "; must be 1..8, 16 or 32"));
+  }
   if (config.channel_divisor < 1 || kLeastChannels % config.channel_divisor != 0) {
     return absl::InvalidArgumentError(absl::StrCat("channel_divisor ", config.channel_divisor, " does not divide ", kLeastChannels));
   }
@@ -65,6 +74,16 @@ absl::Status CheckConfig(const NetworkConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPatterns(const Network& network) {
+  const std::vector<std::string>& names = network.layer_names();
+  for (const auto& [pattern, bits] : network.config().layer_widths) {
+    if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return MatchesPattern(pattern, name); })) continue;
+    return absl::InvalidArgumentError(absl::StrCat("layer_widths: \"", pattern, "\" matches no quantised layer or activation of network ",
+                                                   network.config().network, ": ", absl::StrJoin(names, ", ")));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Network>> CreateNetwork(const NetworkConfig& config) {
@@ -72,7 +91,12 @@ absl::StatusOr<std::unique_ptr<Network>> CreateNetwork(const NetworkConfig& conf
   absl::StatusOr<QuantizerFamily> family = FindQuantizer(config.quantizer);
   if (!family.ok()) return family.status();
   for (const NetworkFamily& network : kNetworks) {
-    if (config.network == network.name) return network.make(config, *family);
+    if (config.network != network.name) continue;
+    absl::StatusOr<std::unique_ptr<Network>> made = network.make(config, *family);
+    if (made.ok()) {
+      if (absl::Status status = CheckPatterns(**made); !status.ok()) return status;
+    }
+    return made;
   }
   return absl::InvalidArgumentError(absl::StrCat("unknown network \"", config.network, "\"; known: ", absl::StrJoin(NetworkNames(), ", ")));
 }

@@ -72,6 +72,10 @@ class Network {
   // Where guided training may compare two networks, from the first to the last: outputs of groups of blocks ("layer1"), or activations ("relu6").
   virtual const std::vector<std::string>& hint_points() const = 0;
 
+  // What config().layer_widths may name: layers whose weights may be quantised ("layer1.0.conv1"), and activations that may be ("layer1.0.relu1"; those that
+  // shortcuts join have one name: that of their group).
+  virtual const std::vector<std::string>& layer_names() const = 0;
+
   virtual std::vector<Parameter>& parameters() = 0;
   virtual std::vector<Buffer>& buffers() = 0;
   virtual const NetworkConfig& config() const = 0;

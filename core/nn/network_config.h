@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include <c10/core/ScalarType.h>
+
+#include "core/quant/quantizer.h"
 
 namespace bitstair::core {
 
@@ -14,6 +17,9 @@ enum class ActivationFunction { kRelu, kClip };
 // layer are equal for equal input codes, weights and statistics. kFast8: as kFast, but gradients by a layer's input are int8 convolutions where its weights
 // have at most 7 bits (kernels/gradient_codes.h).
 enum class Numerics { kReference, kFast, kFast8 };
+
+// What an identity or padded shortcut carries: the codes that convolutions read, or clip(x, 0, 1) of the same sum before rounding.
+enum class ShortcutValues { kCodes, kFloat };
 
 struct NetworkConfig {
   std::string network;  // one of NetworkNames()
@@ -31,6 +37,13 @@ struct NetworkConfig {
   std::string quantizer = "dorefa";
   bool detach_weight_max = false;
   bool quantize_last_activation = false;
+  WeightNorm weight_norm = WeightNorm::kMax;
+  ShortcutValues shortcut_values = ShortcutValues::kCodes;
+  // Width of convolution shortcuts' weights where weights are quantised: 8, 32, or 0 for weight_bits.
+  int shortcut_conv_bits = 0;
+  // Pattern -> width of the layers and activations it matches (layer_names() of nn/network.h), where weights (activations) are quantised at all. '*' stands for
+  // any characters; of several patterns the longest counts.
+  std::map<std::string, int> layer_widths;
   uint64_t seed = 1;
   Numerics numerics = Numerics::kReference;
   // kFloat, or kDouble to run wholly in float64 for parity tests.

@@ -82,10 +82,15 @@ class ResNet final : public LayeredNetwork {
 
  protected:
   at::Tensor Logits(const Features& images, bool training) override {
-    Features x = Normalize(bn1_, activation_, stem_, conv1_.Forward(images), nullptr, training);
-    if (imagenet_) x = MaxPool2d(x, 3, 2, 1);
+    Features shortcut;
+    Features x = Normalize(bn1_, activation_, stem_, conv1_.Forward(images), nullptr, training, &shortcut);
+    if (imagenet_) {
+      const bool apart = shortcut.fast != x.fast || !shortcut.tensor.is_same(x.tensor);
+      x = MaxPool2d(x, 3, 2, 1);
+      shortcut = apart ? MaxPool2d(shortcut, 3, 2, 1) : x;
+    }
     for (std::vector<Block>& group : groups_) {
-      for (Block& block : group) x = Forward(block, x, &block == &groups_.back().back() ? last_activation_ : activation_, training);
+      for (Block& block : group) x = Forward(block, x, &block == &groups_.back().back() ? last_activation_ : activation_, training, shortcut);
     }
     return fc_.Forward(GlobalAveragePool(x));
   }
@@ -104,7 +109,8 @@ class ResNet final : public LayeredNetwork {
     size_t stream = 0;  // group of its output
   };
 
-  Features Forward(Block& block, const Features& x, const Activation& activation, bool training) {
+  // shortcut: x as shortcuts carry it; becomes the output's.
+  Features Forward(Block& block, const Features& x, const Activation& activation, bool training, Features& shortcut) {
     Features inner = x;
     for (size_t i = 0; i + 1 < block.layers.size(); ++i) {
       Layer& layer = block.layers[i];
@@ -112,10 +118,12 @@ class ResNet final : public LayeredNetwork {
     }
     Layer& last = block.layers.back();
     const Sums sums = last.conv.Forward(inner);
-    if (block.shortcut) return NormalizeSum(last.norm, activation, block.stream, sums, block.shortcut->norm, block.shortcut->conv.Forward(x), training);
+    if (block.shortcut) {
+      return NormalizeSum(last.norm, activation, block.stream, sums, block.shortcut->norm, block.shortcut->conv.Forward(x), training, &shortcut);
+    }
     const bool same_shape = block.stride == 1 && block.in_channels == block.out_channels;
-    const Features shortcut = same_shape ? x : PaddedShortcut(x, block.out_channels, block.stride);
-    return Normalize(last.norm, activation, block.stream, sums, &shortcut, training);
+    const Features carried = same_shape ? shortcut : PaddedShortcut(shortcut, block.out_channels, block.stride);
+    return Normalize(last.norm, activation, block.stream, sums, &carried, training, &shortcut);
   }
 
   std::vector<std::vector<Block>> MakeGroups(const Plan& plan) {
@@ -149,7 +157,7 @@ class ResNet final : public LayeredNetwork {
     }
     if (plan.shortcuts == Shortcuts::kConvolution && (stride != 1 || in != block.out_channels)) {
       block.shortcut.emplace(
-          Layer{MakeConv2d(name + ".downsample.0", in, block.out_channels, 1, stride, 0, true), MakeBatchNorm(name + ".downsample.1", block.out_channels)});
+          Layer{MakeShortcutConv2d(name + ".downsample.0", in, block.out_channels, stride), MakeBatchNorm(name + ".downsample.1", block.out_channels)});
     }
     return block;
   }

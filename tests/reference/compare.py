@@ -60,10 +60,10 @@ def compare_quantizers(core):
     expect_close(contract_tanh(x), torch.tanh(x), 1e-15, "the contract's tanh")
 
 
-def compare_run(core, weight_bits, activation_bits, dtype):
+def compare_run(core, weight_bits, activation_bits, dtype, option):
     single = dtype == torch.float32
     tensors = {name.removeprefix("initial/"): t for name, t in core.items() if name.startswith("initial/")}
-    model = Model(tensors, weight_bits, activation_bits, relu=weight_bits == 32, on_codes=single)
+    model = Model(tensors, weight_bits, activation_bits, relu=weight_bits == 32, on_codes=single, option=option)
     optimizer = torch.optim.SGD(model.learned.values(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
     for step in range(core["labels"].size(0)):
         model.begin_step()
@@ -125,8 +125,8 @@ def main():
     if what == "quantizers":
         compare_quantizers(core)
     else:
-        weight_bits, activation_bits, dtype = re.fullmatch(r"\w+_w(\d+)a(\d+)_(float\d+)", what).groups()
-        compare_run(core, int(weight_bits), int(activation_bits), getattr(torch, dtype))
+        weight_bits, activation_bits, dtype, option = re.fullmatch(r"\w+?_w(\d+)a(\d+)_(float\d+)_?(\w*)", what).groups()
+        compare_run(core, int(weight_bits), int(activation_bits), getattr(torch, dtype), option)
     print(f"{what}: {checks} comparisons hold")
 
 

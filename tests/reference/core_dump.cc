@@ -93,6 +93,7 @@ struct Run {
   c10::ScalarType dtype;
   int steps;
   int channel_divisor = 1;
+  void (*options)(NetworkConfig& config) = nullptr;
 };
 
 constexpr Run kRuns[] = {
@@ -108,6 +109,21 @@ constexpr Run kRuns[] = {
     {"preresnet20_w32a32_float64", "preresnet20", 3, 12, 32, 32, ActivationFunction::kRelu, at::kDouble, 3},
     {"alexnet_cifar_w4a4_float64", "alexnet_cifar", 3, 32, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 8},
     {"alexnet_w4a4_float64", "alexnet", 3, 95, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8},
+    // The part of the name behind the type says the option, also to quantized_torch.py.
+    {"resnet20_w2a2_float64_std", "resnet20", 3, 12, 2, 2, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.weight_norm = WeightNorm::kStd; }},
+    {"resnet20_w4a4_float64_float_shortcuts", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
+    {"resnet18_w4a4_float64_float_shortcuts", "resnet18", 3, 48, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8,
+     [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
+    {"resnet20_b_w3a3_float64_shortcut8", "resnet20_b", 3, 12, 3, 3, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.shortcut_conv_bits = 8; }},
+    {"resnet20_b_w3a3_float64_shortcut32", "resnet20_b", 3, 12, 3, 3, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.shortcut_conv_bits = 32; }},
+    {"resnet20_w4a4_float64_layers", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) {
+       c.layer_widths = {{"layer1.*", 8}, {"layer2.0.conv*", 2}, {"layer3.*.relu1", 3}, {"layer3.0.conv1", 32}};
+     }},
     {"resnet50_w4a4_float32", "resnet50", 3, 48, 4, 4, ActivationFunction::kClip, at::kFloat, 1, 8},
     {"alexnet_cifar_w8a8_float32", "alexnet_cifar", 3, 32, 8, 8, ActivationFunction::kClip, at::kFloat, 1, 8},
     {"resnet20_w4a4_float32", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kFloat, 1},
@@ -124,6 +140,7 @@ absl::StatusOr<Tensors> Train(const Run& run) {
   config.channel_divisor = run.channel_divisor;
   config.weight_bits = run.weight_bits;
   config.activation_bits = run.activation_bits;
+  if (run.options != nullptr) run.options(config);
   config.activation = run.activation;
   config.dtype = run.dtype;
   absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);

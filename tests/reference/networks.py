@@ -37,19 +37,19 @@ def resnet(model, images):
     imagenet = model.learned["conv1.weight"].size(2) == 7
     x = model.layer(images, 32, "conv1.weight", "bn1", bits, stride=2 if imagenet else 1)
     if imagenet:
-        x = F.max_pool2d(x, 3, 2, 1)
+        x, model.carried = F.max_pool2d(x, 3, 2, 1), F.max_pool2d(model.carried, 3, 2, 1)
     for name, group, first, last in blocks_of(model):
         stride = 2 if first and group > 1 else 1
         bottleneck = f"{name}.conv3.weight" in model.learned
+        shortcut = model.carried
         inner = model.layer(x, bits, f"{name}.conv1.weight", f"{name}.bn1", bits, stride=1 if bottleneck else stride)
         if bottleneck:
             inner = model.layer(inner, bits, f"{name}.conv2.weight", f"{name}.bn2", bits, stride=stride)
         out = 3 if bottleneck else 2
-        shortcut = x
         if f"{name}.downsample.0.weight" in model.learned:
             shortcut = model.normalized(x, bits, f"{name}.downsample.0.weight", f"{name}.downsample.1", stride, 0)
         elif stride != 1:
-            shortcut = padded(x, model.learned[f"{name}.conv{out}.weight"].size(0))
+            shortcut = padded(shortcut, model.learned[f"{name}.conv{out}.weight"].size(0))
         x = model.layer(inner, bits, f"{name}.conv{out}.weight", f"{name}.bn{out}", 32 if last else bits, shortcut=shortcut)
     return model.last_layer(x.mean((2, 3)))
 

@@ -81,6 +81,17 @@ def weight_values(latent, bits, tanh=torch.tanh):
     return 2 * Round.apply(n * (t / (2 * t.abs().max()) + 0.5)) / n - 1
 
 
+# Where a uniform quantiser of 2^bits levels has the least mean square error on Gaussian values, in standard deviations.
+STD_CLIP = {2: 1.4936}
+
+
+def std_weight_values(latent, bits):
+    """weight_norm std: w_q with autograd's gradient, also through the root mean square."""
+    n = greatest_code(bits)
+    t = (latent / (STD_CLIP[bits] * latent.square().mean().sqrt())).clamp(-1, 1)
+    return 2 * Round.apply(n * (t / 2 + 0.5)) / n - 1
+
+
 def activation_values(x, bits, relu=False):
     if bits == 32:
         return F.relu(x) if relu else x.clamp(0, 1)
@@ -92,11 +103,12 @@ class Model:
     """A network, told from its tensors' names (networks.py). tensors: name -> tensor, as the core names them; learned ones become autograd leaves, others
     running statistics."""
 
-    def __init__(self, tensors, weight_bits, activation_bits, relu, on_codes):
+    def __init__(self, tensors, weight_bits, activation_bits, relu, on_codes, option=""):
         self.statistics = {name: t.clone() for name, t in tensors.items() if ".running_" in name}
         self.learned = {name: t.clone().requires_grad_() for name, t in tensors.items() if ".running_" not in name}
         self.weight_bits, self.activation_bits, self.relu, self.on_codes = weight_bits, activation_bits, relu, on_codes
         self.first = "conv1.weight"
+        self.option = option
         self.last = max(n for n in self.learned if n.startswith("fc") and n.endswith(".weight"))
         self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in (self.first, self.last)]
         if weight_bits == 32:
@@ -109,7 +121,29 @@ class Model:
         y = self.normalized(x, x_bits, name, norm, stride, padding)
         if shortcut is not None:
             y = y + shortcut
-        return self.activate(y, bits)
+        out = self.activate(y, self.activation_width(name, bits))
+        # What a shortcut from here carries.
+        self.carried = y.clamp(0, 1) if self.option == "float_shortcuts" and bits != 32 else out
+        return out
+
+    def weight_width(self, name):
+        """name: of the parameter."""
+        if ".downsample." in name and self.option.startswith("shortcut"):
+            return int(self.option.removeprefix("shortcut"))
+        if self.option == "layers":
+            if name == "layer3.0.conv1.weight":
+                return 32
+            if name.startswith("layer1."):
+                return 8
+            if name.startswith("layer2.0.conv"):
+                return 2
+        return self.weight_bits
+
+    def activation_width(self, name, bits):
+        """name: of the parameter before the activation; bits: what the network says."""
+        if self.option == "layers" and bits != 32 and name.endswith(".conv1.weight"):
+            return 8 if name.startswith("layer1.") else 3 if name.startswith("layer3.") else bits
+        return bits
 
     def activate(self, y, bits):
         out = activation_values(y, bits, self.relu)
@@ -165,7 +199,11 @@ class Model:
     def begin_step(self):
         """The weights as the forward pass reads them: autograd leaves of their own, as in the core, so that their gradients can be compared."""
         tanh = ContractTanh.apply if self.on_codes else torch.tanh
-        self.quantized_graph = {name: weight_values(self.learned[name], self.weight_bits, tanh) for name in self.quantized}
+        self.quantized_graph = {
+            name: std_weight_values(self.learned[name], self.weight_bits) if self.option == "std" else weight_values(self.learned[name], width, tanh)
+            for name in self.quantized
+            if (width := self.weight_width(name)) != 32
+        }
         self.leaves = {name: t for name, t in self.learned.items() if t.dim() > 1}
         for name, values in self.quantized_graph.items():
             self.leaves[name] = values.detach().requires_grad_()

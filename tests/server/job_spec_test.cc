@@ -113,6 +113,18 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"weight_decay", "is -0.1", [](auto* s) { s->set_weight_decay(-0.1); }},
       {"weight_decay", "is nan", [&](auto* s) { s->set_weight_decay(nan); }},
       {"quantizer", "known: dorefa", [](auto* s) { s->set_quantizer("lsq"); }},
+      {"shortcut_conv_bits", "must be 8 or 32", [](auto* s) { s->set_shortcut_conv_bits(4); }},
+      {"shortcut_conv_bits", "is 0", [](auto* s) { s->set_shortcut_conv_bits(0); }},
+      {"shortcut_values", "has no value 7", [](auto* s) { s->set_shortcut_values(static_cast<v1::ShortcutValues>(7)); }},
+      {"weight_norm", "has no value 7", [](auto* s) { s->set_weight_norm(static_cast<v1::WeightNorm>(7)); }},
+      {"layer_widths[\"conv2\"]", "must be 1 to 8, 16 or 32", [](auto* s) { (*s->mutable_layer_widths())["conv2"] = "9"; }},
+      {"layer_widths[\"conv2\"]", "is \"wide\"", [](auto* s) { (*s->mutable_layer_widths())["conv2"] = "wide"; }},
+      {"layer_widths[\"\"]", "must be a name pattern", [](auto* s) { (*s->mutable_layer_widths())[""] = "8"; }},
+      {"layer_widths[\"conv[2]\"]", "must be a name pattern", [](auto* s) { (*s->mutable_layer_widths())["conv[2]"] = "8"; }},
+      {"layer_widths", "more than 64",
+       [](auto* s) {
+         for (int i = 0; i < 65; ++i) (*s->mutable_layer_widths())["conv" + std::to_string(i)] = "8";
+       }},
       {"checkpoint.every_steps", "is -1", [](auto* s) { s->mutable_checkpoint()->set_every_steps(-1); }},
       {"max_attempts", "is 101", [](auto* s) { s->set_max_attempts(101); }},
       {"environment[\"LD_PRELOAD\"]", "is not allowed", [](auto* s) { (*s->mutable_environment())["LD_PRELOAD"] = "x"; }},

@@ -39,7 +39,7 @@ class EveryNetworkTest : public testing::TestWithParam<std::string> {
   static void Settle(Network& network, const at::Tensor& images) {
     for (const Parameter& p : network.parameters()) {
       at::Tensor latent = p.latent.detach();
-      if (p.name == "conv1.weight") {
+      if (p.quantizer == nullptr && latent.dim() == 4) {
         latent.copy_(Trits(latent.sizes()));
       } else if (p.batch_norm) {
         latent.copy_(p.name.ends_with("weight") ? at::rand_like(latent) * 0.4 + 0.2 : at::rand_like(latent) * 0.6 + 0.1);
@@ -154,6 +154,84 @@ TEST_P(EveryNetworkTest, ImagesThatAreTooSmallAreRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Networks, EveryNetworkTest, testing::ValuesIn(NetworkNames()), [](const auto& info) { return info.param; });
+
+struct Option {
+  const char* name;
+  void (*set)(NetworkConfig& config);
+};
+
+constexpr Option kOptions[] = {
+    {"float_shortcuts", [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
+    {"shortcut_conv_8_bits", [](NetworkConfig& c) { c.shortcut_conv_bits = 8; }},
+    {"shortcut_conv_full_precision", [](NetworkConfig& c) { c.shortcut_conv_bits = 32; }},
+    {"weights_by_std", [](NetworkConfig& c) { c.weight_norm = WeightNorm::kStd; }},
+    {"widths_of_layers",
+     [](NetworkConfig& c) {
+       c.layer_widths = {{"*conv2", 8}, {"layer1.0.conv2", 32}, {"*relu*", 3}, {"relu", 5}, {"layer2.0.relu1", 32}};
+     }},
+    {"all",
+     [](NetworkConfig& c) {
+       c.shortcut_values = ShortcutValues::kFloat;
+       c.shortcut_conv_bits = 32;
+       c.weight_norm = WeightNorm::kStd;
+       c.layer_widths = {{"layer1.*", 8}, {"*.conv1", 2}};
+     }},
+};
+
+class OptionTest : public EveryNetworkTest {};
+
+TEST_P(OptionTest, BothNumericsGiveTheSameCodes) {
+  for (const Option& option : kOptions) {
+    for (const auto& [weight_bits, activation_bits] : {std::pair(2, 2), std::pair(4, 4), std::pair(8, 8), std::pair(3, 6)}) {
+      SCOPED_TRACE(option.name + std::string(" W") + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
+      NetworkConfig config = SmallNetwork(GetParam(), weight_bits, activation_bits);
+      option.set(config);
+      const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+      const at::Tensor images = Images(config, 2);
+      Settle(*reference, images);
+      ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+      ExpectEqualCodes(Activations(*fast, images, false), Activations(*reference, images, false));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Where the codes of a training step are equal, so are the gradients but for rounding.
+TEST_P(OptionTest, GradientsAgree) {
+  constexpr double kCosine = 0.9999;
+  for (const Option& option : kOptions) {
+    NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+    option.set(config);
+    const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+    const at::Tensor images = Images(config, 4);
+    Settle(*reference, images);
+    ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+    for (Network* network : {reference.get(), fast.get()}) at::cross_entropy_loss(network->Forward(images, true), at::arange(4)).backward();
+    for (size_t i = 0; i < reference->parameters().size(); ++i) {
+      const Parameter& p = reference->parameters()[i];
+      const at::Tensor expected = p.leaf.grad().flatten(), got = fast->parameters()[i].leaf.grad().flatten();
+      EXPECT_GT(at::cosine_similarity(expected, got, 0).item<double>(), kCosine) << option.name << " " << p.name;
+    }
+  }
+}
+
+// From equal latent weights an option must change what the network computes, or it has not arrived.
+TEST_P(OptionTest, EachChangesTheResult) {
+  for (const Option& option : kOptions) {
+    const bool of_convolutions = std::string(option.name).starts_with("shortcut_conv");
+    if (of_convolutions && GetParam() == "resnet20") continue;
+    NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+    const auto plain = Make(config, Numerics::kReference);
+    option.set(config);
+    const auto network = Make(config, Numerics::kReference);
+    const at::Tensor images = Images(config, 2);
+    Settle(*plain, images);
+    ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*plain), *network).ok());
+    EXPECT_FALSE(network->Forward(images, false).equal(plain->Forward(images, false))) << option.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, OptionTest, testing::Values("resnet20", "resnet20_b", "resnet18", "resnet50"), [](const auto& info) { return info.param; });
 
 // At their own sizes: the bounds of sums are those of real layers. alexnet's fc1 has 9216 taps.
 class WholeNetworkTest : public EveryNetworkTest {};

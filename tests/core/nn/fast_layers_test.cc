@@ -199,7 +199,8 @@ std::pair<double, std::vector<at::Tensor>> FirstStep(NetworkConfig config, Run r
 // Whole networks. In float32 both numerics do nearly the same. In bfloat16, fast stays as near to the reference as the reference itself does when only its
 // inputs are rounded to bfloat16 (times 5: fast rounds in every layer): codes flip, and a deep untrained network of few bits has quite another gradient after a
 // few flips.
-void CompareNetworks(const std::string& name, int weight_bits, int activation_bits, ActivationFunction activation, int size, int64_t images) {
+void CompareNetworks(const std::string& name, int weight_bits, int activation_bits, ActivationFunction activation, int size, int64_t images,
+                     void (*options)(NetworkConfig&) = nullptr) {
   SCOPED_TRACE(name + " W" + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
   NetworkConfig config;
   config.network = name;
@@ -210,6 +211,7 @@ void CompareNetworks(const std::string& name, int weight_bits, int activation_bi
   config.weight_bits = weight_bits;
   config.activation_bits = activation_bits;
   config.activation = activation;
+  if (options != nullptr) options(config);
   at::manual_seed(7);
   const at::Tensor x = at::randn({images, config.image_channels, size, size});
   const at::Tensor labels = at::randint(10, {images}, at::kLong);
@@ -248,6 +250,11 @@ TEST(FastLayersTest, NetworksTrainAlikeInFloat32) {
   CompareNetworks("preresnet20", 32, 32, ActivationFunction::kRelu, 16, 16);
   CompareNetworks("preresnet20", 2, 32, ActivationFunction::kClip, 16, 16);
   CompareNetworks("alexnet_cifar", 4, 4, ActivationFunction::kClip, 32, 16);
+  const auto float_shortcuts = [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; };
+  CompareNetworks("resnet20", 4, 4, ActivationFunction::kClip, 16, 16, float_shortcuts);
+  CompareNetworks("resnet20_b", 4, 4, ActivationFunction::kClip, 16, 16, float_shortcuts);
+  CompareNetworks("resnet20", 4, 4, ActivationFunction::kClip, 16, 16, [](NetworkConfig& c) { c.layer_widths = {{"layer1.*", 8}, {"*.conv2", 32}}; });
+  CompareNetworks("resnet20", 2, 4, ActivationFunction::kClip, 16, 16, [](NetworkConfig& c) { c.weight_norm = WeightNorm::kStd; });
   CompareNetworks("alexnet", 32, 32, ActivationFunction::kRelu, 127, 8);
   SetFastFloat(at::kHalf);
 }
