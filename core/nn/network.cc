@@ -76,7 +76,8 @@ absl::Status CheckConfig(const NetworkConfig& config) {
 
 absl::Status CheckPatterns(const Network& network) {
   const std::vector<std::string>& names = network.layer_names();
-  for (const auto& [pattern, bits] : network.config().layer_widths) {
+  for (const auto& entry : network.config().layer_widths) {
+    const std::string& pattern = entry.first;
     if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return MatchesPattern(pattern, name); })) continue;
     return absl::InvalidArgumentError(absl::StrCat("layer_widths: \"", pattern, "\" matches no quantised layer or activation of network ",
                                                    network.config().network, ": ", absl::StrJoin(names, ", ")));

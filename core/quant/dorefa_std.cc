@@ -10,10 +10,12 @@
 namespace bitstair::core {
 namespace {
 
-// (2^bits - 1) / 2 times the step of least error, in standard deviations; for 16 bits where nearly nothing is clipped.
+// By bits: (2^bits - 1) / 2 times the step of least error, in standard deviations; for 16 bits where nearly nothing is clipped.
+constexpr double kClip[] = {0.7979, 1.4936, 2.0510, 2.5140, 2.9161, 3.2782, 3.6108, 3.9205};
+constexpr double kClip16 = 6;
+
 double ClipOf(int bits) {
-  constexpr double kClip[] = {0.7979, 1.4936, 2.0510, 2.5140, 2.9161, 3.2782, 3.6108, 3.9205};
-  return bits <= 8 ? kClip[bits - 1] : 6.0;
+  return bits <= 8 ? kClip[bits - 1] : kClip16;
 }
 
 template <typename F>
