@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "proto/status.h"
@@ -17,6 +18,8 @@ constexpr int kMaxEpochs = 100000;
 constexpr int kMaxBatchSize = 1 << 16;
 constexpr size_t kMaxEnvironment = 32;
 constexpr size_t kMaxTextBytes = 4096;
+constexpr size_t kMaxLayerWidths = 64;
+constexpr size_t kMaxPatternBytes = 128;
 constexpr size_t kMaxVariableBytes = 256;
 
 class Resolver {
@@ -29,6 +32,7 @@ class Resolver {
     Widths();
     Counts();
     Choices();
+    LayerWidths();
     Optimizer();
     const bool full = Has(32), lower = std::any_of(spec_.widths().begin(), spec_.widths().end(), [](int bits) { return bits != 32; });
     Phase("pretrain", full, spec_.has_pretrain(), "no width is 32", 0.1, [this] { return spec_.mutable_pretrain(); });
@@ -157,6 +161,11 @@ class Resolver {
     if (!(spec_.calibration_percentile() > 50 && spec_.calibration_percentile() <= 100)) {
       Fault("calibration_percentile", absl::StrCat("is ", spec_.calibration_percentile(), "; must be above 50 and at most 100"));
     }
+    Choice("shortcut_values", spec_.shortcut_values(), v1::SHORTCUT_VALUES_CODES, v1::ShortcutValues_IsValid, [&](auto v) { spec_.set_shortcut_values(v); });
+    Choice("weight_norm", spec_.weight_norm(), v1::WEIGHT_NORM_MAX, v1::WeightNorm_IsValid, [&](auto v) { spec_.set_weight_norm(v); });
+    if (spec_.has_shortcut_conv_bits() && spec_.shortcut_conv_bits() != 8 && spec_.shortcut_conv_bits() != 32) {
+      Fault("shortcut_conv_bits", absl::StrCat("is ", spec_.shortcut_conv_bits(), "; must be 8 or 32, or left out for the stage's own width"));
+    }
     spec_.set_detach_weight_max(spec_.detach_weight_max());
     spec_.set_quantize_last_activation(spec_.quantize_last_activation());
   }
@@ -210,6 +219,21 @@ class Resolver {
     }
   }
 
+  void LayerWidths() {
+    if (spec_.layer_widths().size() > kMaxLayerWidths) Fault("layer_widths", absl::StrCat("has more than ", kMaxLayerWidths, " entries"));
+    std::vector<std::pair<std::string, std::string>> sorted(spec_.layer_widths().begin(), spec_.layer_widths().end());
+    std::sort(sorted.begin(), sorted.end());
+    for (const auto& [pattern, width] : sorted) {
+      const std::string field = absl::StrCat("layer_widths[\"", Shown(pattern), "\"]");
+      int bits = 0;
+      if (pattern.empty() || pattern.size() > kMaxPatternBytes || !AllOf(pattern, "._*", true)) {
+        Fault(field, "must be a name pattern of A-Z, a-z, 0-9, '.', '_' and '*'");
+      } else if (!absl::SimpleAtoi(width, &bits) || !((bits >= 1 && bits <= 8) || bits == 16 || bits == 32)) {
+        Fault(field, absl::StrCat("is \"", Shown(width), "\"; must be 1 to 8, 16 or 32"));
+      }
+    }
+  }
+
   // Variables that name a file, or a library to load, would let a recipe reach into the worker's machine.
   static bool NamesAFile(const std::string& key, const std::string& value) {
     for (const char* part : {"FILE", "PATH", "DIR", "DUMP", "PLUGIN", "LIBRAR", "OMP_TOOL", "NCCL_NET_", "NCCL_HOME"}) {
@@ -243,7 +267,9 @@ class Resolver {
 }  // namespace
 
 const std::vector<std::string>& KnownNetworks() {
-  static const auto* const networks = new std::vector<std::string>{"convnet28", "resnet20"};
+  static const auto* const networks = new std::vector<std::string>{
+      "alexnet",    "alexnet_cifar", "convnet28",  "preresnet20", "preresnet56", "resnet101",  "resnet110", "resnet110_b", "resnet18",  "resnet20",
+      "resnet20_b", "resnet32",      "resnet32_b", "resnet34",    "resnet44",    "resnet44_b", "resnet50",  "resnet56",    "resnet56_b"};
   return *networks;
 }
 

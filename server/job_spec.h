@@ -9,7 +9,7 @@
 
 namespace bitstair::server {
 
-// The networks that a recipe can name, sorted.
+// The networks that a recipe can name, sorted: those that core/nn/network.cc can make (a test of the trainer compares the two).
 const std::vector<std::string>& KnownNetworks();
 
 // Returns `spec` with every default of job.proto written out; resolving the result again changes nothing.

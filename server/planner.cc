@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/job_spec.h"
 
@@ -65,6 +66,13 @@ v1::StageSpec CommonFields(const v1::JobSpec& spec, const std::string& data_dige
   stage.set_quantizer(spec.quantizer());
   stage.set_detach_weight_max(spec.detach_weight_max());
   stage.set_quantize_last_activation(spec.quantize_last_activation());
+  stage.set_shortcut_values(spec.shortcut_values());
+  stage.set_shortcut_conv_bits(spec.shortcut_conv_bits());
+  stage.set_weight_norm(spec.weight_norm());
+  for (const auto& [pattern, width] : spec.layer_widths()) {
+    int bits = 0;
+    if (absl::SimpleAtoi(width, &bits)) (*stage.mutable_layer_widths())[pattern] = bits;  // job_spec.cc has checked it
+  }
   stage.set_numerics(spec.numerics());
   stage.set_seed(spec.seed());
   stage.set_ranks(spec.ranks());

@@ -12,20 +12,22 @@ class ConvNet28 final : public LayeredNetwork {
  public:
   ConvNet28(const NetworkConfig& config, const QuantizerFamily& family)
       : LayeredNetwork(config, family),
-        conv1_(MakeConv2d("conv1", config.image_channels, 16, 3, 1, 1, false)),
-        bn1_(MakeBatchNorm("bn1", 16)),
-        conv2_(MakeConv2d("conv2", 16, 32, 3, 1, 1, true)),
-        bn2_(MakeBatchNorm("bn2", 32)),
-        conv3_(MakeConv2d("conv3", 32, 64, 3, 1, 1, true)),
-        bn3_(MakeBatchNorm("bn3", 64)),
-        fc1_(MakeQuantizedLinear("fc1", 64 * 3 * 3, 128)),
-        bn4_(MakeBatchNorm("bn4", 128)),
-        fc2_(MakeLinear("fc2", 128, config.classes)),
+        width_(16 / config.channel_divisor),
+        conv1_(MakeConv2d("conv1", config.image_channels, width_, 3, 1, 1, false)),
+        bn1_(MakeBatchNorm("bn1", width_)),
+        conv2_(MakeConv2d("conv2", width_, 2 * width_, 3, 1, 1, true)),
+        bn2_(MakeBatchNorm("bn2", 2 * width_)),
+        conv3_(MakeConv2d("conv3", 2 * width_, 4 * width_, 3, 1, 1, true)),
+        bn3_(MakeBatchNorm("bn3", 4 * width_)),
+        fc1_(MakeQuantizedLinear("fc1", 4 * width_ * 3 * 3, 8 * width_)),
+        bn4_(MakeBatchNorm("bn4", 8 * width_)),
+        fc2_(MakeLinear("fc2", 8 * width_, config.classes)),
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     for (int i = 1; i <= 4; ++i) {
       const size_t group = AddGroup(absl::StrCat("relu", i), i == 4 ? std::vector<std::string>{"fc2.weight"} : std::vector<std::string>{});
       JoinGroup(group, absl::StrCat("bn", i));
+      AddHintPoint(absl::StrCat("relu", i));
     }
   }
 
@@ -40,6 +42,7 @@ class ConvNet28 final : public LayeredNetwork {
   }
 
  private:
+  const int64_t width_;
   QuantizedConv2d conv1_;
   BatchNorm bn1_;
   QuantizedConv2d conv2_;

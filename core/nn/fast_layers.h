@@ -97,9 +97,13 @@ struct FastActivation {
 };
 
 // activation(norm(sums) + shortcut). shortcut: null, features, or (shortcut_norm and shortcut_sums) a convolution with its own batch norm.
-// Throws NotANumber.
+// values: if not null, takes clip(x, 0, 1) of the same sums x without rounding, float32 in any case. Throws NotANumber.
 Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
-                       const FastActivation& activation, bool training);
+                       const FastActivation& activation, bool training, Features* values = nullptr);
+
+// nn/residual_stream.h: the stream's numbers are float32 in any case. A batch norm's gradient by the stream goes to the stream's parts.
+Features FastAddToStream(const Sums& sums, const Features* stream, bool training);
+Sums FastStreamSums(const Features& stream, bool training);
 
 Features FastMaxPool(const Features& features, int64_t size, int64_t stride, int64_t padding);
 Features FastPaddedShortcut(const Features& features, int64_t channels, int64_t stride);

@@ -67,6 +67,25 @@ struct Branch {
   }
 };
 
+// The kernels take two sums that are stored alike. Integers become floats beside floats, which loses nothing that the kernels would keep.
+void MakeAlike(at::Tensor& a, at::Tensor& b) {
+  if (a.scalar_type() == b.scalar_type()) return;
+  const c10::ScalarType type = a.is_floating_point() || b.is_floating_point() ? at::kFloat : at::kInt;
+  a = a.to(type);
+  b = b.to(type);
+}
+
+// The same activation as floats: its gradient goes to the parts of the codes, of which a step is worth features.scale.
+Features ViewOf(const Features& features, at::Tensor numbers) {
+  Features view{{}, 1, 0, NewFeatures(std::move(numbers))};
+  Record({features.fast->token}, view.fast->token,
+         [to = features.fast, received = view.fast->parts, scale = static_cast<float>(features.scale)](const at::Tensor&) -> std::vector<at::Tensor> {
+           for (FeatureGradient& part : std::exchange(*received, {})) to->parts->push_back({std::move(part.gradient), part.scale * scale});
+           return {at::Tensor()};
+         });
+  return view;
+}
+
 uint16_t* Words(at::Tensor& mask) {
   return static_cast<uint16_t*>(mask.mutable_data_ptr());
 }
@@ -152,13 +171,10 @@ void SumsGradient::Make(int64_t first, int64_t count, at::Tensor& out) const {
 }
 
 Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
-                       const FastActivation& activation, bool training) {
+                       const FastActivation& activation, bool training, Features* values) {
   const std::shared_ptr<FastSums> s = sums.fast;
   const std::shared_ptr<FastSums> other = shortcut_sums != nullptr ? shortcut_sums->fast : nullptr;
-  if (training && other != nullptr && other->sums.scalar_type() != s->sums.scalar_type()) {  // the kernels take two alike
-    if (s->sums.scalar_type() == at::kShort) s->sums = s->sums.to(other->sums.scalar_type());
-    other->sums = other->sums.to(s->sums.scalar_type());
-  }
+  if (training && other != nullptr) MakeAlike(s->sums, other->sums);
   const bool codes = activation.greatest_code > 0 && activation.greatest_code <= 255;
   const bool record = training && at::GradMode::is_enabled();
   const ChannelAffines main = Fold(norm, sums, training);
@@ -168,6 +184,8 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   out.scale = codes ? 1.0 / static_cast<double>(activation.greatest_code) : 1;
   out.greatest_code = codes ? activation.greatest_code : 0;
   at::Tensor numbers = at::empty(s->size, codes ? at::kByte : FastFloat());
+  at::Tensor unrounded;
+  if (values != nullptr) unrounded = at::empty(s->size, at::kFloat);
   at::Tensor mask;
   if (record) mask = at::empty({MaskBytes({numbers.numel(), 1})}, at::kByte);
 
@@ -175,18 +193,19 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   const int64_t images = s->size[0], step = training ? std::max<int64_t>(1, images) : s->chunk;
   for (int64_t first = 0; first < images; first += step) {
     const int64_t count = std::min(step, images - first);
-    const at::Tensor own = training ? s->sums : s->make(first, count);
-    const at::Tensor others = other == nullptr ? at::Tensor() : training ? other->sums : other->make(first, count);
+    at::Tensor own = training ? s->sums : s->make(first, count);
+    at::Tensor others = other == nullptr ? at::Tensor() : training ? other->sums : other->make(first, count);
+    if (other != nullptr) MakeAlike(own, others);
     at::Tensor to = numbers.narrow(0, first, count);
     NormalizeArgs args;
     args.shape = RowsOf(own);
     args.main = {Read(own), main.alpha.data(), main.beta.data()};
-    at::Tensor values;
+    at::Tensor from;
     if (other != nullptr) {
       args.shortcut_affine = {Read(others), second.alpha.data(), second.beta.data()};
     } else if (shortcut != nullptr) {
-      values = shortcut->fast->numbers.narrow(0, first, count);
-      args.shortcut = Read(values);
+      from = shortcut->fast->numbers.narrow(0, first, count);
+      args.shortcut = Read(from);
       args.shortcut_scale = shortcut->scale;
       if (shortcut->greatest_code > 0) args.shortcut_greatest = shortcut->greatest_code;
     }
@@ -195,9 +214,19 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     args.out = Write(to);
     if (record) args.mask = Words(mask);
     if (!Normalize(args)) throw NotANumber("an activation after " + norm.name + " is not a number");
+    if (values != nullptr) {
+      at::Tensor exact = unrounded.narrow(0, first, count);
+      args.n = 0;
+      args.out = Write(exact);
+      args.mask = nullptr;
+      Normalize(args);
+    }
   }
   out.fast = NewFeatures(std::move(numbers));
-  if (!record) return out;
+  if (!record) {
+    if (values != nullptr) *values = {{}, 1, 0, NewFeatures(std::move(unrounded))};
+    return out;
+  }
 
   Backward backward;
   backward.received = out.fast->parts;
@@ -214,6 +243,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     inputs.push_back(shortcut->fast->token);
   }
   Record(inputs, out.fast->token, [backward](const at::Tensor&) mutable { return backward(); });
+  if (values != nullptr) *values = ViewOf(out, std::move(unrounded));
   return out;
 }
 

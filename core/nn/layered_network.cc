@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "absl/strings/str_cat.h"
 #include "core/random/philox.h"
 
 namespace bitstair::core {
@@ -50,9 +51,25 @@ at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distributi
   return weights.to(config_.dtype);
 }
 
-std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, const at::Tensor& initial, bool quantized) {
+int LayeredNetwork::WidthOf(const std::string& name, int otherwise) const {
+  size_t longest = 0;
+  int bits = otherwise;
+  for (const auto& [pattern, width] : config_.layer_widths) {
+    if (pattern.size() < longest || !MatchesPattern(pattern, name)) continue;
+    longest = pattern.size();
+    bits = width;
+  }
+  return bits;
+}
+
+int LayeredNetwork::QuantizedBits(const std::string& name, int bits) {
+  layer_names_.push_back(name);
+  return config_.weight_bits == 32 ? 32 : WidthOf(name, bits);
+}
+
+std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, const at::Tensor& initial, int bits) {
   std::unique_ptr<WeightQuantizer> quantizer;
-  if (quantized && config_.weight_bits != 32) quantizer = family_.weights(config_.weight_bits, {config_.detach_weight_max});
+  if (bits != 32) quantizer = family_.weights(bits, {config_.detach_weight_max, config_.weight_norm});
   const bool listed = quantizer != nullptr;
   auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), config_.numerics != Numerics::kReference);
   parameters_.push_back(weight->parameter());
@@ -61,16 +78,24 @@ std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, cons
 }
 
 QuantizedConv2d LayeredNetwork::MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool quantized) {
+  return MakeConv2dOf(quantized ? QuantizedBits(name, config_.weight_bits) : 32, name, in, out, kernel, stride, padding);
+}
+
+QuantizedConv2d LayeredNetwork::MakeShortcutConv2d(const std::string& name, int64_t in, int64_t out, int64_t stride) {
+  return MakeConv2dOf(QuantizedBits(name, config_.shortcut_conv_bits == 0 ? config_.weight_bits : config_.shortcut_conv_bits), name, in, out, 1, stride, 0);
+}
+
+QuantizedConv2d LayeredNetwork::MakeConv2dOf(int bits, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding) {
   const double fan_out = static_cast<double>(out * kernel * kernel);
   const at::Tensor initial = InitialWeights({out, in, kernel, kernel}, Distribution::kNormal, std::sqrt(2 / fan_out));
   const auto layer = static_cast<uint32_t>(parameters_.size());
-  return QuantizedConv2d(MakeWeight(name, initial, quantized), stride, padding,
+  return QuantizedConv2d(MakeWeight(name, initial, bits), stride, padding,
                          GradientRounding{config_.numerics == Numerics::kFast8 ? position_ : nullptr, config_.seed, layer});
 }
 
 QuantizedLinear LayeredNetwork::MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out) {
   const at::Tensor initial = InitialWeights({out, in}, Distribution::kUniform, 1 / std::sqrt(static_cast<double>(in)));
-  return QuantizedLinear(MakeWeight(name, initial, true));
+  return QuantizedLinear(MakeWeight(name, initial, QuantizedBits(name, config_.weight_bits)));
 }
 
 LayeredNetwork::Linear LayeredNetwork::MakeLinear(const std::string& name, int64_t in, int64_t out) {
@@ -97,32 +122,54 @@ Activation LayeredNetwork::MakeActivation(bool feeds_full_precision) const {
 }
 
 size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by) {
+  layer_names_.push_back(name);
+  const int bits = config_.activation_bits == 32 ? 32 : WidthOf(name, config_.activation_bits);
+  overridden_.emplace_back();
+  if (bits != config_.activation_bits) {
+    overridden_.back().emplace(ActivationFunction::kClip, bits == 32 ? nullptr : family_.activations(bits, {config_.detach_weight_max, config_.weight_norm}));
+  }
   groups_.push_back({std::move(name), {}, std::move(restored_by)});
   return groups_.size() - 1;
 }
 
-Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training) {
+const Activation& LayeredNetwork::ActivationOf(size_t group, const Activation& activation) const {
+  // One that feeds a full-precision layer stays as it is.
+  return overridden_[group] && activation.quantized() ? *overridden_[group] : activation;
+}
+
+Features LayeredNetwork::Activate(const Activation& activation, const at::Tensor& x, Features* values) const {
+  Features features = activation.Forward(x);
+  if (values == nullptr) return features;
+  const bool apart = activation.quantized() && config_.shortcut_values == ShortcutValues::kFloat;
+  *values = apart ? Activation(ActivationFunction::kClip, nullptr).Forward(x) : features;
+  return features;
+}
+
+Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training,
+                                   Features* values) {
+  const Activation& own = ActivationOf(group, activation);
   Features features =
-      sums.fast ? NormalizeFast(norm, activation, sums, shortcut, nullptr, nullptr, training) : activation.Forward(norm.Forward(sums, shortcut, training));
+      sums.fast ? NormalizeFast(norm, own, sums, shortcut, nullptr, nullptr, training, values) : Activate(own, norm.Forward(sums, shortcut, training), values);
   Observe(group, features);
   return features;
 }
 
 Features LayeredNetwork::NormalizeSum(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, BatchNorm& shortcut_norm,
-                                      const Sums& shortcut_sums, bool training) {
+                                      const Sums& shortcut_sums, bool training, Features* values) {
+  const Activation& own = ActivationOf(group, activation);
   Features features;
   if (sums.fast) {
-    features = NormalizeFast(norm, activation, sums, nullptr, &shortcut_norm, &shortcut_sums, training);
+    features = NormalizeFast(norm, own, sums, nullptr, &shortcut_norm, &shortcut_sums, training, values);
   } else {
     const Features shortcut{shortcut_norm.Forward(shortcut_sums, nullptr, training), 1, 0};
-    features = activation.Forward(norm.Forward(sums, &shortcut, training));
+    features = Activate(own, norm.Forward(sums, &shortcut, training), values);
   }
   Observe(group, features);
   return features;
 }
 
 Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activation, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
-                                       const Sums* shortcut_sums, bool training) {
+                                       const Sums* shortcut_sums, bool training, Features* values) {
   const auto update = [&](BatchNorm& of, const Sums& s) {
     of.UpdateStatistics(s.fast->mean, s.fast->variance, s.scale, s.fast->sums.numel() / s.fast->sums.size(3));
   };
@@ -131,7 +178,11 @@ Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activa
   const FastNorm own = norm.fast();
   FastNorm other;
   if (shortcut_norm != nullptr) other = shortcut_norm->fast();
-  return FastNormalize(own, sums, shortcut, shortcut_norm != nullptr ? &other : nullptr, shortcut_sums, activation.fast(), training);
+  const bool apart = values != nullptr && activation.quantized() && config_.shortcut_values == ShortcutValues::kFloat;
+  Features features =
+      FastNormalize(own, sums, shortcut, shortcut_norm != nullptr ? &other : nullptr, shortcut_sums, activation.fast(), training, apart ? values : nullptr);
+  if (values != nullptr && !apart) *values = features;
+  return features;
 }
 
 void LayeredNetwork::Observe(size_t group, const Features& features) const {
@@ -141,6 +192,30 @@ void LayeredNetwork::Observe(size_t group, const Features& features) const {
 
 at::Tensor LayeredNetwork::Linear::Forward(const Features& features) const {
   return at::linear(Values(features), weight, bias);
+}
+
+bool MatchesPattern(std::string_view pattern, std::string_view name) {
+  size_t p = 0, n = 0, star = std::string_view::npos, resume = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      resume = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p, ++n;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      n = ++resume;  // the star takes one more character
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == std::string_view::npos;
+}
+
+absl::Status CheckImageSize(const NetworkConfig& config, int least) {
+  if (config.image_height >= least && config.image_width >= least) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("network ", config.network, " takes images of at least ", least, "x", least, ", not ", config.image_height, "x", config.image_width));
 }
 
 }  // namespace bitstair::core

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/nn/activation.h"
@@ -24,6 +26,8 @@ class LayeredNetwork : public Network {
   void set_position(const BatchPosition& position) override { *position_ = position; }
   const std::vector<ActivationGroup>& activation_groups() const override { return groups_; }
   void set_activation_observer(ActivationObserver observer) override { observer_ = std::move(observer); }
+  const std::vector<std::string>& hint_points() const override { return hint_points_; }
+  const std::vector<std::string>& layer_names() const override { return layer_names_; }
   std::vector<Parameter>& parameters() override { return parameters_; }
   std::vector<Buffer>& buffers() override { return buffers_; }
   const NetworkConfig& config() const override { return config_; }
@@ -40,6 +44,8 @@ class LayeredNetwork : public Network {
   // Initial weights: Kaiming normal, fan_out, gain sqrt(2) for convolutions; PyTorch's uniform(-1/sqrt(in), 1/sqrt(in)) for linear layers; Philox
   // kInit with the tensor's number in parameters() as the layer. quantized: by weight_bits.
   QuantizedConv2d MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool quantized);
+  // 1x1, without padding; by shortcut_conv_bits.
+  QuantizedConv2d MakeShortcutConv2d(const std::string& name, int64_t in, int64_t out, int64_t stride);
   QuantizedLinear MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out);
   Linear MakeLinear(const std::string& name, int64_t in, int64_t out);
   BatchNorm MakeBatchNorm(const std::string& name, int64_t channels);
@@ -48,21 +54,34 @@ class LayeredNetwork : public Network {
   size_t AddGroup(std::string name, std::vector<std::string> restored_by = {});
   void JoinGroup(size_t group, const std::string& batch_norm) { groups_[group].batch_norms.push_back(batch_norm); }
 
-  // activation(norm(sums) + shortcut), shown to the observer.
-  Features Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training);
+  void RestoredBy(size_t group, const std::string& parameter) { groups_[group].restored_by.push_back(parameter); }
+  void AddHintPoint(std::string name) { hint_points_.push_back(std::move(name)); }
+
+  // activation(norm(sums) + shortcut), shown to the observer. values: if not null, what a shortcut from here carries (shortcut_values).
+  Features Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training,
+                     Features* values = nullptr);
 
   // The same with a convolution shortcut that has a batch norm of its own.
   Features NormalizeSum(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, BatchNorm& shortcut_norm, const Sums& shortcut_sums,
-                        bool training);
+                        bool training, Features* values = nullptr);
 
  private:
   Features NormalizeFast(BatchNorm& norm, const Activation& activation, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
-                         const Sums* shortcut_sums, bool training);
+                         const Sums* shortcut_sums, bool training, Features* values);
+  // The activation of a group: the network's own, unless a pattern gives the group another width.
+  const Activation& ActivationOf(size_t group, const Activation& activation) const;
+  Features Activate(const Activation& activation, const at::Tensor& x, Features* values) const;
+  // The width that layer_widths gives the name, or `otherwise`.
+  int WidthOf(const std::string& name, int otherwise) const;
   void Observe(size_t group, const Features& features) const;
   enum class Distribution { kNormal, kUniform };
   // Normal: standard deviation `spread`; uniform: (-spread, spread).
   at::Tensor InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread);
-  std::unique_ptr<Weight> MakeWeight(const std::string& name, const at::Tensor& initial, bool quantized);
+  // bits: 32 for full precision
+  std::unique_ptr<Weight> MakeWeight(const std::string& name, const at::Tensor& initial, int bits);
+  QuantizedConv2d MakeConv2dOf(int bits, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding);
+  // A layer's width, which may be named by a pattern from now on.
+  int QuantizedBits(const std::string& name, int bits);
 
   const NetworkConfig config_;
   const std::shared_ptr<BatchPosition> position_ = std::make_shared<BatchPosition>();  // layers look at it
@@ -71,7 +90,16 @@ class LayeredNetwork : public Network {
   std::vector<Buffer> buffers_;
   std::vector<Weight*> quantized_;  // owned by the layers
   std::vector<ActivationGroup> groups_;
+  std::vector<std::optional<Activation>> overridden_;  // by group
+  std::vector<std::string> hint_points_;
+  std::vector<std::string> layer_names_;
   ActivationObserver observer_;
 };
+
+// '*' in the pattern stands for any characters, also none; the whole name must match.
+bool MatchesPattern(std::string_view pattern, std::string_view name);
+
+// INVALID_ARGUMENT for images with a side below `least`.
+absl::Status CheckImageSize(const NetworkConfig& config, int least);
 
 }  // namespace bitstair::core

@@ -69,6 +69,13 @@ class Network {
   virtual const std::vector<ActivationGroup>& activation_groups() const = 0;
   virtual void set_activation_observer(ActivationObserver observer) = 0;
 
+  // Where guided training may compare two networks, from the first to the last: outputs of groups of blocks ("layer1"), or activations ("relu6").
+  virtual const std::vector<std::string>& hint_points() const = 0;
+
+  // What config().layer_widths may name: layers whose weights may be quantised ("layer1.0.conv1"), and activations that may be ("layer1.0.relu1"; those that
+  // shortcuts join have one name: that of their group).
+  virtual const std::vector<std::string>& layer_names() const = 0;
+
   virtual std::vector<Parameter>& parameters() = 0;
   virtual std::vector<Buffer>& buffers() = 0;
   virtual const NetworkConfig& config() const = 0;
@@ -76,5 +83,8 @@ class Network {
 
 // A network with weights drawn from Philox (purpose kInit, docs/formats/random.md). INVALID_ARGUMENT for an unknown name or an image size it does not take.
 absl::StatusOr<std::unique_ptr<Network>> CreateNetwork(const NetworkConfig& config);
+
+// All names that CreateNetwork knows, sorted.
+std::vector<std::string> NetworkNames();
 
 }  // namespace bitstair::core

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include <c10/core/ScalarType.h>
+
+#include "core/quant/quantizer.h"
 
 namespace bitstair::core {
 
@@ -15,12 +18,17 @@ enum class ActivationFunction { kRelu, kClip };
 // have at most 7 bits (kernels/gradient_codes.h).
 enum class Numerics { kReference, kFast, kFast8 };
 
+// What an identity or padded shortcut carries: the codes that convolutions read, or clip(x, 0, 1) of the same sum before rounding.
+enum class ShortcutValues { kCodes, kFloat };
+
 struct NetworkConfig {
-  std::string network;  // "convnet28", "resnet20"
+  std::string network;  // one of NetworkNames()
   int image_channels = 0;
   int image_height = 0;
   int image_width = 0;
   int classes = 0;
+  // All layers have 1/divisor of their channels. For tests: the same layers in the same order, but cheap.
+  int channel_divisor = 1;
   // 1..8, 16, or 32 (not quantised).
   int weight_bits = 32;
   int activation_bits = 32;
@@ -29,6 +37,13 @@ struct NetworkConfig {
   std::string quantizer = "dorefa";
   bool detach_weight_max = false;
   bool quantize_last_activation = false;
+  WeightNorm weight_norm = WeightNorm::kMax;
+  ShortcutValues shortcut_values = ShortcutValues::kCodes;
+  // Width of convolution shortcuts' weights where weights are quantised: 8, 32, or 0 for weight_bits.
+  int shortcut_conv_bits = 0;
+  // Pattern -> width of the layers and activations it matches (layer_names() of nn/network.h), where weights (activations) are quantised at all. '*' stands for
+  // any characters; of several patterns the longest counts.
+  std::map<std::string, int> layer_widths;
   uint64_t seed = 1;
   Numerics numerics = Numerics::kReference;
   // kFloat, or kDouble to run wholly in float64 for parity tests.

@@ -7,6 +7,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/dorefa_weights.h"
 #include "core/kernels/quant_math.h"
+#include "core/quant/dorefa_std.h"
 
 namespace bitstair::core {
 namespace {
@@ -44,7 +45,7 @@ class DorefaWeightQuantizer final : public WeightQuantizer {
   }
 
   // A DorefaSums
-  WeightSummary SummarizeGradient(WeightBlock latent, const void* grad_values) const override {
+  WeightSummary SummarizeGradient(WeightBlock latent, const WeightSummary&, const void* grad_values) const override {
     return WithType(latent.type, [&](auto t) -> WeightSummary {
       using T = decltype(t);
       const DorefaSums sums = SumDorefaGradient(static_cast<const T*>(latent.data), static_cast<const T*>(grad_values), latent.size);
@@ -56,7 +57,7 @@ class DorefaWeightQuantizer final : public WeightQuantizer {
     all.Add({block[0], block[1], block[2]});
     sum = {all.max, all.dot, all.ties};
   }
-  void WriteGradient(WeightBlock latent, const void* grad_values, const WeightSummary& all, void* grad_latent) const override {
+  void WriteGradient(WeightBlock latent, const WeightSummary&, const void* grad_values, const WeightSummary& all, void* grad_latent) const override {
     WithType(latent.type, [&](auto t) {
       using T = decltype(t);
       DorefaGradient(static_cast<const T*>(latent.data), static_cast<const T*>(grad_values), latent.size, {all[0], all[1], all[2]}, detach_max_,
@@ -97,6 +98,7 @@ class DorefaActivationQuantizer final : public ActivationQuantizer {
 }  // namespace
 
 std::unique_ptr<WeightQuantizer> MakeDorefaWeightQuantizer(int bits, const QuantizerOptions& options) {
+  if (options.weight_norm == WeightNorm::kStd) return MakeStdWeightQuantizer(bits, options.detach_weight_max);
   return std::make_unique<DorefaWeightQuantizer>(bits, options.detach_weight_max);
 }
 

@@ -44,11 +44,13 @@ class WeightQuantizer {
   // codes: `size` integers of latent.type, or kChar or kShort, whichever holds greatest_code().
   virtual void WriteCodes(WeightBlock latent, const WeightSummary& all, void* codes, c10::ScalarType type) const = 0;
 
-  // dL/dlatent from dL/dvalue; linear in grad_values, so it may run after gradients were averaged over ranks. All of latent.type.
-  virtual WeightSummary SummarizeGradient(WeightBlock latent, const void* grad_values) const = 0;
+  // dL/dlatent from dL/dvalue; linear in grad_values, so it may run after gradients were averaged over ranks. All of latent.type. values: the sum of Summarize
+  // over the tensor, where gradient_needs_values(); else zeros.
+  virtual bool gradient_needs_values() const { return false; }
+  virtual WeightSummary SummarizeGradient(WeightBlock latent, const WeightSummary& values, const void* grad_values) const = 0;
   virtual void AddGradient(WeightSummary& sum, const WeightSummary& block) const = 0;
   // grad_latent may be grad_values.
-  virtual void WriteGradient(WeightBlock latent, const void* grad_values, const WeightSummary& all, void* grad_latent) const = 0;
+  virtual void WriteGradient(WeightBlock latent, const WeightSummary& values, const void* grad_values, const WeightSummary& all, void* grad_latent) const = 0;
 
   // max |code|
   virtual int64_t greatest_code() const = 0;
@@ -68,8 +70,12 @@ class ActivationQuantizer {
   virtual int64_t greatest_code() const = 0;
 };
 
+// What weights are divided by before they are rounded: their greatest magnitude, or a multiple of their root mean square.
+enum class WeightNorm : uint8_t { kMax, kStd };
+
 struct QuantizerOptions {
-  bool detach_weight_max = false;
+  bool detach_weight_max = false;  // the gradient takes the divisor as a constant
+  WeightNorm weight_norm = WeightNorm::kMax;
 };
 
 // One line per quantiser in quantizer.cc.

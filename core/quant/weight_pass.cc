@@ -90,9 +90,13 @@ void UpdateWeights(const std::vector<WeightToUpdate>& weights) {
   }
   const std::vector<Block> quantized = BlocksOf(weights, [](const WeightToUpdate& w) { return w.quantizer != nullptr; });
   std::vector<WeightSummary> partial(quantized.size());
+  const std::vector<Block> needy = BlocksOf(weights, [](const WeightToUpdate& w) { return w.quantizer != nullptr && w.quantizer->gradient_needs_values(); });
+  ForBlocks(needy, [&](int64_t i, const Block& b) { partial[i] = weights[b.tensor].quantizer->Summarize(LatentOf(weights[b.tensor].latent, b)); });
+  const std::vector<WeightSummary> values =
+      Sum(weights, needy, partial, [](const WeightToUpdate& w, WeightSummary& sum, const WeightSummary& block) { w.quantizer->Add(sum, block); });
   ForBlocks(quantized, [&](int64_t i, const Block& b) {
     const WeightToUpdate& w = weights[b.tensor];
-    partial[i] = w.quantizer->SummarizeGradient(LatentOf(w.latent, b), At(w.gradient, b.begin));
+    partial[i] = w.quantizer->SummarizeGradient(LatentOf(w.latent, b), values[b.tensor], At(w.gradient, b.begin));
   });
   const std::vector<WeightSummary> all =
       Sum(weights, quantized, partial, [](const WeightToUpdate& w, WeightSummary& sum, const WeightSummary& block) { w.quantizer->AddGradient(sum, block); });
@@ -102,7 +106,7 @@ void UpdateWeights(const std::vector<WeightToUpdate>& weights) {
       const auto* gradient = reinterpret_cast<const scalar_t*>(At(w.gradient, b.begin));
       scalar_t of_latent[kBlock];
       if (w.quantizer != nullptr) {
-        w.quantizer->WriteGradient(LatentOf(w.latent, b), gradient, all[b.tensor], of_latent);
+        w.quantizer->WriteGradient(LatentOf(w.latent, b), values[b.tensor], gradient, all[b.tensor], of_latent);
         gradient = of_latent;
       }
       UpdateSgd(gradient, w.factors, b.size, reinterpret_cast<scalar_t*>(MutableAt(w.latent, b.begin)),
@@ -121,7 +125,9 @@ at::Tensor WeightGradient(const WeightQuantizer& quantizer, const at::Tensor& la
   Check(latent, grad_values);
   const WeightBlock whole{latent.const_data_ptr(), latent.scalar_type(), latent.numel()};
   at::Tensor grad = at::empty_like(latent);
-  quantizer.WriteGradient(whole, grad_values.const_data_ptr(), quantizer.SummarizeGradient(whole, grad_values.const_data_ptr()), grad.mutable_data_ptr());
+  const WeightSummary values = quantizer.gradient_needs_values() ? quantizer.Summarize(whole) : WeightSummary{};
+  const void* g = grad_values.const_data_ptr();
+  quantizer.WriteGradient(whole, values, g, quantizer.SummarizeGradient(whole, values, g), grad.mutable_data_ptr());
   return grad;
 }
 

@@ -73,6 +73,21 @@ TEST(RecipeTest, ReadsEveryKindOfField) {
   EXPECT_EQ(Error(kGood), "ok");
 }
 
+TEST(RecipeTest, ReadsTheNetworksOptions) {
+  const std::string text = std::string(kGood) +
+                           "shortcut_values: float\nshortcut_conv_bits: 8\nweight_norm: std\n"
+                           "layer_widths:\n  conv2: 8\n  \"*.relu1\": 4\n";
+  const auto recipe = ParseRecipe("r.yaml", text, {"layer_widths.layer1.0.conv1=16"});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->spec.shortcut_values(), v1::SHORTCUT_VALUES_FLOAT);
+  EXPECT_EQ(recipe->spec.shortcut_conv_bits(), 8);
+  EXPECT_EQ(recipe->spec.weight_norm(), v1::WEIGHT_NORM_STD);
+  EXPECT_EQ(recipe->spec.layer_widths().at("conv2"), "8");
+  EXPECT_EQ(recipe->spec.layer_widths().at("*.relu1"), "4");
+  EXPECT_EQ(recipe->spec.layer_widths().at("layer1.0.conv1"), "16");
+  EXPECT_EQ(Error(text), "ok");
+}
+
 struct Bad {
   const char* from;
   const char* to;
@@ -110,6 +125,11 @@ TEST(RecipeTest, NamesPlaceKeyAndFault) {
       {"  epochs: 5", "  epochs: -3", "r.yaml:14:3: quantized.epochs: is -3"},
       {"2e-2", "1e9", "r.yaml:15:3: quantized.learning_rate: is 1e+09"},
       {"ranks: 2", "ranks: 65", "r.yaml:8:1: ranks: is 65"},
+      {"ranks: 2", "shortcut_conv_bits: 4", "r.yaml:8:1: shortcut_conv_bits: is 4; must be 8 or 32"},
+      {"ranks: 2", "weight_norm: deviation", "r.yaml:8:14: weight_norm: unknown value \"deviation\"; known: max, std"},
+      {"ranks: 2", "shortcut_values: code", "r.yaml:8:18: shortcut_values: unknown value \"code\"; did you mean \"codes\"?"},
+      {"ranks: 2", "layer_widths: {layer1.*: 9}", "r.yaml:8:16: layer_widths[\"layer1.*\"]: is \"9\"; must be 1 to 8, 16 or 32"},
+      {"ranks: 2", "layer_widths: {conv2: [8]}", "layer_widths[\"conv2\"]: expected a text, found a list"},
       {"network: convnet28", "network: vgg", "r.yaml:3:1: network: \"vgg\" is not known"},
       {"network: convnet28\n", "", "r.yaml: network: is required"},
       {"OMP_NUM_THREADS", "LD_PRELOAD", "r.yaml:17:3: environment[\"LD_PRELOAD\"]: is not allowed"},

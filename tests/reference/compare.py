@@ -1,5 +1,5 @@
 """Compares what the C++ core computed (core_dump) with the PyTorch implementation in quantized_torch.py.
-usage: compare.py CORE_DUMP {quantizers | RUN}   RUN: NETWORK_wWaA_DTYPE, see core_dump.cc
+usage: compare.py CORE_DUMP {quantizers | names | RUN}   RUN: NETWORK_wWaA_DTYPE, see core_dump.cc
 """
 import re
 import subprocess
@@ -9,6 +9,7 @@ import tempfile
 import torch
 from safetensors.torch import load_file
 
+from networks import expected_names
 from quantized_torch import Model, activation_values, contract_tanh, greatest_code, weight_codes, weight_values
 
 # Both sides in float64 differ by the order of sums and by two tanh functions.
@@ -59,10 +60,10 @@ def compare_quantizers(core):
     expect_close(contract_tanh(x), torch.tanh(x), 1e-15, "the contract's tanh")
 
 
-def compare_run(core, weight_bits, activation_bits, dtype):
+def compare_run(core, weight_bits, activation_bits, dtype, option):
     single = dtype == torch.float32
     tensors = {name.removeprefix("initial/"): t for name, t in core.items() if name.startswith("initial/")}
-    model = Model(tensors, weight_bits, activation_bits, relu=weight_bits == 32, on_codes=single)
+    model = Model(tensors, weight_bits, activation_bits, relu=weight_bits == 32, on_codes=single, option=option)
     optimizer = torch.optim.SGD(model.learned.values(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
     for step in range(core["labels"].size(0)):
         model.begin_step()
@@ -98,17 +99,34 @@ def compare_first_step(core, model, grads, single, tolerance):
         expect_close(grad, core[f"grad/{name}"], tolerance, f"gradient of {name}")
 
 
+def compare_names(lines):
+    expected = expected_names()
+    ours = {}
+    for line in lines:
+        network, name, *shape = line.split()
+        ours.setdefault(network, {})[name] = tuple(int(size) for size in shape)
+    ours.pop("convnet28")  # its layers are Bitstair's own
+    expect(sorted(ours) == sorted(expected), f"networks {sorted(ours)}")
+    for network, names in expected.items():
+        expect(list(ours[network].items()) == sorted(names.items()), f"{network}: {set(ours[network].items()) ^ set(names.items())}")
+
+
 def main():
     torch.set_num_threads(1)
     core_dump, what = sys.argv[1], sys.argv[2]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([core_dump, folder, what], check=True)
+        if what == "names":
+            with open(f"{folder}/names.txt") as names:
+                compare_names(names)
+            print(f"{what}: {checks} comparisons hold")
+            return
         core = load_file(f"{folder}/{what}.safetensors")
     if what == "quantizers":
         compare_quantizers(core)
     else:
-        weight_bits, activation_bits, dtype = re.fullmatch(r"\w+_w(\d+)a(\d+)_(float\d+)", what).groups()
-        compare_run(core, int(weight_bits), int(activation_bits), getattr(torch, dtype))
+        weight_bits, activation_bits, dtype, option = re.fullmatch(r"\w+?_w(\d+)a(\d+)_(float\d+)_?(\w*)", what).groups()
+        compare_run(core, int(weight_bits), int(activation_bits), getattr(torch, dtype), option)
     print(f"{what}: {checks} comparisons hold")
 
 

@@ -1,4 +1,5 @@
-// Runs the core on fixed inputs and writes what it computed, for compare.py. usage: core_dump FOLDER {quantizers | RUN}
+// Runs the core on fixed inputs and writes what it computed, for compare.py. usage: core_dump FOLDER {quantizers | names | RUN}
+//   names.txt                NETWORK NAME SIZE..., a line for each tensor of each network
 //   quantizers.safetensors   wB.DTYPE.{latent,grad,codes,values,grad_latent}, aB.DTYPE.{x,grad,codes,grad_x}
 //   RUN.safetensors          some training steps: initial/NAME, images, labels, learning_rates, and of the core: loss, values/I (step 0, each activation),
 //                            grad/NAME (step 0, averaged gradient of each leaf), final/NAME, momentum/NAME
@@ -91,6 +92,8 @@ struct Run {
   ActivationFunction activation;
   c10::ScalarType dtype;
   int steps;
+  int channel_divisor = 1;
+  void (*options)(NetworkConfig& config) = nullptr;
 };
 
 constexpr Run kRuns[] = {
@@ -98,6 +101,31 @@ constexpr Run kRuns[] = {
     {"resnet20_w2a32_float64", "resnet20", 3, 12, 2, 32, ActivationFunction::kClip, at::kDouble, 3},
     {"resnet20_w32a32_float64", "resnet20", 3, 12, 32, 32, ActivationFunction::kRelu, at::kDouble, 3},
     {"convnet28_w4a4_float64", "convnet28", 1, 28, 4, 4, ActivationFunction::kClip, at::kDouble, 3},
+    {"resnet20_b_w4a4_float64", "resnet20_b", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20},
+    {"resnet18_w4a4_float64", "resnet18", 3, 48, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8},
+    {"resnet50_w4a4_float64", "resnet50", 3, 48, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8},
+    {"resnet50_w32a32_float64", "resnet50", 3, 48, 32, 32, ActivationFunction::kRelu, at::kDouble, 3, 8},
+    {"preresnet20_w4a4_float64", "preresnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20},
+    {"preresnet20_w32a32_float64", "preresnet20", 3, 12, 32, 32, ActivationFunction::kRelu, at::kDouble, 3},
+    {"alexnet_cifar_w4a4_float64", "alexnet_cifar", 3, 32, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 8},
+    {"alexnet_w4a4_float64", "alexnet", 3, 95, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8},
+    // The part of the name behind the type says the option, also to quantized_torch.py.
+    {"resnet20_w2a2_float64_std", "resnet20", 3, 12, 2, 2, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.weight_norm = WeightNorm::kStd; }},
+    {"resnet20_w4a4_float64_float_shortcuts", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
+    {"resnet18_w4a4_float64_float_shortcuts", "resnet18", 3, 48, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8,
+     [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
+    {"resnet20_b_w3a3_float64_shortcut8", "resnet20_b", 3, 12, 3, 3, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.shortcut_conv_bits = 8; }},
+    {"resnet20_b_w3a3_float64_shortcut32", "resnet20_b", 3, 12, 3, 3, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) { c.shortcut_conv_bits = 32; }},
+    {"resnet20_w4a4_float64_layers", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) {
+       c.layer_widths = {{"layer1.*", 8}, {"layer2.0.conv*", 2}, {"layer3.*.relu1", 3}, {"layer3.0.conv1", 32}};
+     }},
+    {"resnet50_w4a4_float32", "resnet50", 3, 48, 4, 4, ActivationFunction::kClip, at::kFloat, 1, 8},
+    {"alexnet_cifar_w8a8_float32", "alexnet_cifar", 3, 32, 8, 8, ActivationFunction::kClip, at::kFloat, 1, 8},
     {"resnet20_w4a4_float32", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kFloat, 1},
     {"convnet28_w8a8_float32", "convnet28", 1, 28, 8, 8, ActivationFunction::kClip, at::kFloat, 1},
 };
@@ -109,12 +137,18 @@ absl::StatusOr<Tensors> Train(const Run& run) {
   config.image_channels = run.channels;
   config.image_height = config.image_width = run.side;
   config.classes = 10;
+  config.channel_divisor = run.channel_divisor;
   config.weight_bits = run.weight_bits;
   config.activation_bits = run.activation_bits;
+  if (run.options != nullptr) run.options(config);
   config.activation = run.activation;
   config.dtype = run.dtype;
   absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
   if (!network.ok()) return network.status();
+  for (const Parameter& p : (*network)->parameters()) {
+    at::Tensor latent = p.latent.detach();
+    if (p.batch_norm) latent.copy_(p.name.ends_with("weight") ? at::rand_like(latent) * 0.5 + 0.75 : at::rand_like(latent) * 0.2 + 0.05);
+  }
 
   Tensors out;
   for (const auto& [name, tensor] : NetworkToTensors(**network)) out["initial/" + name] = tensor;
@@ -139,13 +173,33 @@ absl::StatusOr<Tensors> Train(const Run& run) {
   return out;
 }
 
+std::string Names() {
+  std::string text;
+  for (const std::string& name : NetworkNames()) {
+    NetworkConfig config;
+    config.network = name;
+    const bool imagenet = name == "alexnet" || name == "resnet18" || name == "resnet34" || name == "resnet50" || name == "resnet101";
+    config.image_channels = 3;
+    config.image_height = config.image_width = name == "convnet28" ? 28 : imagenet ? 224 : 32;
+    config.classes = imagenet ? 1000 : 10;
+    const absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
+    for (const auto& [tensor, values] : NetworkToTensors(**network)) {
+      absl::StrAppend(&text, name, " ", tensor);
+      for (const int64_t size : values.sizes()) absl::StrAppend(&text, " ", size);
+      text += "\n";
+    }
+  }
+  return text;
+}
+
 int Main(const std::string& folder, const std::string& what) {
   at::set_num_threads(1);
-  // Fixed inputs, on which no integer sum equals its batch mean: there x is 0 up to the last bit, and whether the gradient passes the clip depends on
+  // Shifts are not 0: where an integer sum equals its batch mean, x would be 0 up to the last bit, and whether the gradient passes the clip would depend on
   // that bit, which no formula but our own (one fused multiply-add) reproduces.
   at::manual_seed(kSeed);
   const std::string path = absl::StrCat(folder, "/", what, ".safetensors");
   if (what == "quantizers") return Write(path, Quantizers()) ? 0 : 1;
+  if (what == "names") return WriteFileDurably(absl::StrCat(folder, "/names.txt"), Names()).ok() ? 0 : 1;
   for (const Run& run : kRuns) {
     if (what != run.name) continue;
     const absl::StatusOr<Tensors> tensors = Train(run);
@@ -162,7 +216,7 @@ int Main(const std::string& folder, const std::string& what) {
 
 int main(int argc, char** argv) {
   if (argc != 3) {
-    std::fprintf(stderr, "usage: core_dump FOLDER {quantizers | RUN}\n");
+    std::fprintf(stderr, "usage: core_dump FOLDER {quantizers | names | RUN}\n");
     return 2;
   }
   return bitstair::core::Main(argv[1], argv[2]);

@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+import networks
+
 EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
 
@@ -79,6 +81,17 @@ def weight_values(latent, bits, tanh=torch.tanh):
     return 2 * Round.apply(n * (t / (2 * t.abs().max()) + 0.5)) / n - 1
 
 
+# Where a uniform quantiser of 2^bits levels has the least mean square error on Gaussian values, in standard deviations.
+STD_CLIP = {2: 1.4936}
+
+
+def std_weight_values(latent, bits):
+    """weight_norm std: w_q with autograd's gradient, also through the root mean square."""
+    n = greatest_code(bits)
+    t = (latent / (STD_CLIP[bits] * latent.square().mean().sqrt())).clamp(-1, 1)
+    return 2 * Round.apply(n * (t / 2 + 0.5)) / n - 1
+
+
 def activation_values(x, bits, relu=False):
     if bits == 32:
         return F.relu(x) if relu else x.clamp(0, 1)
@@ -87,37 +100,73 @@ def activation_values(x, bits, relu=False):
 
 
 class Model:
-    """ResNet-20 or the 28x28 ConvNet. tensors: name -> tensor, as the core names them; learned ones become autograd leaves, others running statistics."""
+    """A network, told from its tensors' names (networks.py). tensors: name -> tensor, as the core names them; learned ones become autograd leaves, others
+    running statistics."""
 
-    def __init__(self, tensors, weight_bits, activation_bits, relu, on_codes):
+    def __init__(self, tensors, weight_bits, activation_bits, relu, on_codes, option=""):
         self.statistics = {name: t.clone() for name, t in tensors.items() if ".running_" in name}
         self.learned = {name: t.clone().requires_grad_() for name, t in tensors.items() if ".running_" not in name}
         self.weight_bits, self.activation_bits, self.relu, self.on_codes = weight_bits, activation_bits, relu, on_codes
         self.first = "conv1.weight"
-        self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in (self.first, "fc.weight", "fc2.weight")]
+        self.option = option
+        self.last = max(n for n in self.learned if n.startswith("fc") and n.endswith(".weight"))
+        self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in (self.first, self.last)]
         if weight_bits == 32:
             self.quantized = []
         self.leaves = {}
         self.activations = []
 
     # x and the result are values; on codes, every value is code / n and the code is recovered exactly.
-    def layer(self, x, x_bits, name, norm, bits, shortcut=None, stride=1):
-        weight = self.leaves[name]
-        linear = weight.dim() == 2
-        gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]
-        mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
-        if self.on_codes:
-            y = self.sums_to_x(x, x_bits, name, weight, linear, stride, gamma, beta, mean, variance)
-        else:
-            s = F.linear(x, weight) if linear else F.conv2d(x, weight, stride=stride, padding=1)
-            y = F.batch_norm(s, mean, variance, gamma, beta, training=True, momentum=BATCH_NORM_MOMENTUM, eps=EPSILON)
+    def layer(self, x, x_bits, name, norm, bits, shortcut=None, stride=1, padding=None):
+        y = self.normalized(x, x_bits, name, norm, stride, padding)
         if shortcut is not None:
             y = y + shortcut
+        out = self.activate(y, self.activation_width(name, bits))
+        # What a shortcut from here carries.
+        self.carried = y.clamp(0, 1) if self.option == "float_shortcuts" and bits != 32 else out
+        return out
+
+    def weight_width(self, name):
+        """name: of the parameter."""
+        if ".downsample." in name and self.option.startswith("shortcut"):
+            return int(self.option.removeprefix("shortcut"))
+        if self.option == "layers":
+            if name == "layer3.0.conv1.weight":
+                return 32
+            if name.startswith("layer1."):
+                return 8
+            if name.startswith("layer2.0.conv"):
+                return 2
+        return self.weight_bits
+
+    def activation_width(self, name, bits):
+        """name: of the parameter before the activation; bits: what the network says."""
+        if self.option == "layers" and bits != 32 and name.endswith(".conv1.weight"):
+            return 8 if name.startswith("layer1.") else 3 if name.startswith("layer3.") else bits
+        return bits
+
+    def activate(self, y, bits):
         out = activation_values(y, bits, self.relu)
         self.activations.append((out.detach(), bits))
         return out
 
-    def sums_to_x(self, x, x_bits, name, weight, linear, stride, gamma, beta, mean, variance):
+    def normalized(self, x, x_bits, name, norm, stride=1, padding=None):
+        weight = self.leaves[name]
+        linear = weight.dim() == 2
+        if padding is None and not linear:
+            padding = weight.size(2) // 2
+        if not self.on_codes:
+            return self.batch_norm(F.linear(x, weight) if linear else F.conv2d(x, weight, stride=stride, padding=padding), norm)
+        gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]
+        mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
+        return self.sums_to_x(x, x_bits, name, weight, linear, stride, padding, gamma, beta, mean, variance)
+
+    def batch_norm(self, values, norm):
+        mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
+        gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]
+        return F.batch_norm(values, mean, variance, gamma, beta, training=True, momentum=BATCH_NORM_MOMENTUM, eps=EPSILON)
+
+    def sums_to_x(self, x, x_bits, name, weight, linear, stride, padding, gamma, beta, mean, variance):
         dtype = x.dtype
         a, a_scale, o, o_scale = x, 1.0, weight, 1.0
         if x_bits != 32:
@@ -130,7 +179,7 @@ class Model:
         # Integer sums are exact in float64; the first layer's are float32 sums of the same library.
         if integers:
             a, o = a.double(), o.double()
-        s = F.linear(a, o) if linear else F.conv2d(a, o, stride=stride, padding=1)
+        s = F.linear(a, o) if linear else F.conv2d(a, o, stride=stride, padding=padding)
         scale = a_scale * o_scale
         wide = s.double()
         axes = [0] if linear else [0, 2, 3]
@@ -150,38 +199,21 @@ class Model:
     def begin_step(self):
         """The weights as the forward pass reads them: autograd leaves of their own, as in the core, so that their gradients can be compared."""
         tanh = ContractTanh.apply if self.on_codes else torch.tanh
-        self.quantized_graph = {name: weight_values(self.learned[name], self.weight_bits, tanh) for name in self.quantized}
+        self.quantized_graph = {
+            name: std_weight_values(self.learned[name], self.weight_bits) if self.option == "std" else weight_values(self.learned[name], width, tanh)
+            for name in self.quantized
+            if (width := self.weight_width(name)) != 32
+        }
         self.leaves = {name: t for name, t in self.learned.items() if t.dim() > 1}
         for name, values in self.quantized_graph.items():
             self.leaves[name] = values.detach().requires_grad_()
         self.activations = []
 
     def forward(self, images):
-        return self.resnet20(images) if "layer1.0.conv1.weight" in self.learned else self.convnet28(images)
+        return networks.forward_of(self.learned)(self, images)
 
-    def resnet20(self, images):
-        bits = self.activation_bits
-        x = self.layer(images, 32, self.first, "bn1", bits)
-        for stage in range(1, 4):
-            for block in range(3):
-                name = f"layer{stage}.{block}"
-                down = stage > 1 and block == 0
-                last = stage == 3 and block == 2
-                inner = self.layer(x, bits, f"{name}.conv1.weight", f"{name}.bn1", bits, stride=2 if down else 1)
-                shortcut = x
-                if down:
-                    added = self.learned[f"{name}.conv2.weight"].size(0) - x.size(1)
-                    shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added // 2))
-                x = self.layer(inner, bits, f"{name}.conv2.weight", f"{name}.bn2", 32 if last else bits, shortcut=shortcut)
-        return F.linear(x.mean((2, 3)), self.leaves["fc.weight"], self.learned["fc.bias"])
-
-    def convnet28(self, images):
-        bits = self.activation_bits
-        x = F.max_pool2d(self.layer(images, 32, self.first, "bn1", bits), 2)
-        x = F.max_pool2d(self.layer(x, bits, "conv2.weight", "bn2", bits), 2)
-        x = F.max_pool2d(self.layer(x, bits, "conv3.weight", "bn3", bits), 2)
-        x = self.layer(x.flatten(1), bits, "fc1.weight", "bn4", 32)
-        return F.linear(x, self.leaves["fc2.weight"], self.learned["fc2.bias"])
+    def last_layer(self, x):
+        return F.linear(x, self.leaves[self.last], self.learned[self.last.replace("weight", "bias")])
 
     def gradients(self, loss):
         """dL/dleaf of every learned tensor (of a quantised weight: by w_q), and puts dL/dlatent on the learned tensors' grad."""

@@ -83,6 +83,26 @@ TEST(StageKeyTest, GoldenKeys) {
   EXPECT_EQ(Keys(testing::SmallSpec()), expected);
 }
 
+TEST(StageKeyTest, NetworkOptionsAreWrittenOnlyWhereTheyCount) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.set_weight_norm(v1::WEIGHT_NORM_STD);
+  spec.set_shortcut_values(v1::SHORTCUT_VALUES_FLOAT);
+  spec.set_shortcut_conv_bits(32);
+  (*spec.mutable_layer_widths())["relu1"] = "8";
+  (*spec.mutable_layer_widths())["*conv2"] = "16";
+  const auto resolved = ResolveJobSpec(spec);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  const auto stages = PlanStages(*resolved, testing::kDigestA);
+  const auto document = [&](int i) { return nlohmann::json::parse(StageKeyDocument(stages[i], "PARENT")); };
+  const nlohmann::json full = document(0), weights = document(1), both = document(2);
+  for (const char* key : {"weight_norm", "shortcut_values", "shortcut_conv_bits", "layer_widths"}) EXPECT_FALSE(full.contains(key)) << key;
+  EXPECT_EQ(weights["weight_norm"], "std");
+  EXPECT_EQ(weights["shortcut_conv_bits"], 32);
+  EXPECT_FALSE(weights.contains("shortcut_values"));
+  EXPECT_EQ(both["shortcut_values"], "float");
+  EXPECT_EQ(both["layer_widths"], (nlohmann::json{{"*conv2", 16}, {"relu1", 8}}));
+}
+
 TEST(StageKeyTest, WhatCannotChangeABitIsNotInTheKey) {
   const auto before = Keys(testing::SmallSpec());
   v1::JobSpec spec = testing::SmallSpec();
@@ -122,9 +142,16 @@ TEST(StageKeyTest, WhatCanChangeABitIsInTheKeyOfTheStageAndItsChildren) {
   }
   // These touch the quantised stages alone.
   const std::vector<std::function<void(v1::JobSpec*)>> quantised = {
-      [](auto* s) { s->mutable_quantized()->set_epochs(9); },     [](auto* s) { s->set_detach_weight_max(true); },
-      [](auto* s) { s->set_calibration_percentile(99); },         [](auto* s) { s->set_activation_calibration(v1::ACTIVATION_CALIBRATION_NONE); },
-      [](auto* s) { s->set_schedule(v1::SCHEDULE_SCOPE_STAGE); }, [](auto* s) { s->set_quantize_last_activation(true); },
+      [](auto* s) { s->mutable_quantized()->set_epochs(9); },
+      [](auto* s) { s->set_detach_weight_max(true); },
+      [](auto* s) { s->set_calibration_percentile(99); },
+      [](auto* s) { s->set_activation_calibration(v1::ACTIVATION_CALIBRATION_NONE); },
+      [](auto* s) { s->set_schedule(v1::SCHEDULE_SCOPE_STAGE); },
+      [](auto* s) { s->set_quantize_last_activation(true); },
+      [](auto* s) { s->set_weight_norm(v1::WEIGHT_NORM_STD); },
+      [](auto* s) { s->set_shortcut_values(v1::SHORTCUT_VALUES_FLOAT); },
+      [](auto* s) { s->set_shortcut_conv_bits(8); },
+      [](auto* s) { (*s->mutable_layer_widths())["conv2"] = "8"; },
   };
   for (size_t i = 0; i < quantised.size(); ++i) {
     v1::JobSpec spec = testing::SmallSpec();

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "core/kernels/quant_math.h"
+#include "core/nn/layered_network.h"
 #include "core/nn/network_state.h"
 #include "core/quant/quantizer.h"
 #include "core/quant/weight_pass.h"
@@ -136,6 +137,80 @@ TEST(NetworkTest, EveryLeafGetsAGradientAndKeepsItsIdentity) {
       EXPECT_TRUE(p.leaf.grad().isfinite().all().item<bool>()) << p.name;
     }
     EXPECT_EQ(network->parameters()[3].leaf.data_ptr(), data);
+  }
+}
+
+// What the patterns say of each layer's width: weights by their greatest code, activations by their number of values.
+TEST(NetworkTest, TheLongestPatternGivesALayerItsWidth) {
+  NetworkConfig config = ResNet20(2, 2);
+  config.layer_widths = {{"layer1.*", 3}, {"layer1.0.conv*", 5}, {"layer3.2.conv1", 32}, {"*.2.relu1", 1}};
+  const auto network = Make(config);
+  for (const Parameter& p : network->parameters()) {
+    if (p.latent.dim() != 4 || p.name == "conv1.weight") continue;
+    if (p.name == "layer3.2.conv1.weight") {
+      EXPECT_EQ(p.quantizer, nullptr);
+      continue;
+    }
+    const int bits = p.name.starts_with("layer1.0.conv") ? 5 : p.name.starts_with("layer1.") ? 3 : 2;
+    ASSERT_NE(p.quantizer, nullptr) << p.name;
+    EXPECT_EQ(p.quantizer->greatest_code(), GreatestCode(bits)) << p.name;
+  }
+  const std::vector<ActivationGroup>& groups = network->activation_groups();
+  network->set_activation_observer([&](size_t group, const at::Tensor& values) {
+    const std::string& name = groups[group].name;
+    const int bits = name.ends_with(".2.relu1") ? 1 : name.starts_with("layer1.") ? 3 : 2;  // "*.2.relu1" is the longer one for layer1.2.relu1
+    const at::Tensor codes = values.detach().to(at::kDouble) * static_cast<double>(GreatestCode(bits));
+    if (values.size(1) == 64 && name == "relu") return;  // the last one is a clip without rounding
+    EXPECT_LT((codes - codes.round()).abs().max().item<double>(), 1e-5) << name;
+  });
+  network->Forward(Images(config, 4), /*training=*/true);
+}
+
+TEST(NetworkTest, PatternsMeanNothingWhereNothingIsQuantised) {
+  NetworkConfig config = ConvNet28(32, 32);
+  config.layer_widths = {{"*", 4}};
+  config.weight_norm = WeightNorm::kStd;
+  config.shortcut_conv_bits = 8;
+  for (const Parameter& p : Make(config)->parameters()) EXPECT_EQ(p.quantizer, nullptr) << p.name;
+  config = ConvNet28(8, 32);
+  config.layer_widths = {{"relu1", 4}};
+  const auto network = Make(config);
+  network->set_activation_observer([](size_t, const at::Tensor& values) { EXPECT_GT(std::get<0>(at::_unique(values.detach())).numel(), 16); });
+  network->Forward(Images(config, 2), /*training=*/true);
+}
+
+TEST(NetworkTest, BadOptionsAreNamed) {
+  const auto message = [](const NetworkConfig& config) {
+    const absl::Status status = CreateNetwork(config).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  NetworkConfig config = ConvNet28(4, 4);
+  config.layer_widths = {{"conv2", 4}, {"layer1.*", 8}};
+  EXPECT_NE(message(config).find("\"layer1.*\" matches no quantised layer or activation of network convnet28: conv2, conv3, fc1, relu1"), std::string::npos)
+      << message(config);
+  for (const char* full_precision : {"conv1", "fc2"}) {
+    config.layer_widths = {{full_precision, 4}};
+    EXPECT_NE(message(config).find(full_precision), std::string::npos);
+  }
+  config.layer_widths = {{"conv2", 9}};
+  EXPECT_NE(message(config).find("\"conv2\" is 9"), std::string::npos);
+  config.layer_widths = {};
+  config.shortcut_conv_bits = 4;
+  EXPECT_NE(message(config).find("shortcut_conv_bits 4"), std::string::npos);
+  config.shortcut_conv_bits = 0;
+  config.channel_divisor = 3;
+  EXPECT_NE(message(config).find("channel_divisor 3"), std::string::npos);
+}
+
+TEST(PatternTest, AStarStandsForAnyCharacters) {
+  for (const auto& [pattern, name] : {std::pair("*", ""), std::pair("*", "conv1"), std::pair("layer1.*", "layer1.0.conv1"), std::pair("*conv1", "conv1"),
+                                      std::pair("l*.0.*1", "layer1.0.conv1"), std::pair("conv1", "conv1"), std::pair("*1*1*", "layer1.0.conv1")}) {
+    EXPECT_TRUE(MatchesPattern(pattern, name)) << pattern << " " << name;
+  }
+  for (const auto& [pattern, name] : {std::pair("", "conv1"), std::pair("conv", "conv1"), std::pair("conv12", "conv1"), std::pair("*2", "conv1"),
+                                      std::pair("layer1.*", "layer2.0.conv1"), std::pair("*1*2*1", "layer1.0.conv1")}) {
+    EXPECT_FALSE(MatchesPattern(pattern, name)) << pattern << " " << name;
   }
 }
 

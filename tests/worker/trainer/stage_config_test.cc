@@ -7,6 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "core/data/dataset.h"
+#include "core/nn/network.h"
+#include "server/job_spec.h"
 
 namespace bitstair::trainer {
 namespace {
@@ -87,6 +89,31 @@ TEST(StageConfigTest, CalibrationSeesTheParentAsItWasTrained) {
   EXPECT_EQ(parent.weight_bits, 32);
   EXPECT_EQ(parent.activation_bits, 32);
   EXPECT_EQ(parent.activation, core::ActivationFunction::kRelu);
+}
+
+TEST(StageConfigTest, OptionsOfTheNetworkArrive) {
+  core::ImageDataset data;
+  data.images = at::zeros({2, 3, 32, 32}, at::kByte);
+  data.classes = 10;
+  v1::StageSpec spec = Good().spec();
+  const core::NetworkConfig neutral = NetworkConfigOf(spec, data);
+  EXPECT_EQ(neutral.weight_norm, core::WeightNorm::kMax);
+  EXPECT_EQ(neutral.shortcut_values, core::ShortcutValues::kCodes);
+  EXPECT_EQ(neutral.shortcut_conv_bits, 0);
+  EXPECT_TRUE(neutral.layer_widths.empty());
+  spec.set_weight_norm(v1::WEIGHT_NORM_STD);
+  spec.set_shortcut_values(v1::SHORTCUT_VALUES_FLOAT);
+  spec.set_shortcut_conv_bits(32);
+  (*spec.mutable_layer_widths())["layer1.*"] = 8;
+  const core::NetworkConfig config = NetworkConfigOf(spec, data);
+  EXPECT_EQ(config.weight_norm, core::WeightNorm::kStd);
+  EXPECT_EQ(config.shortcut_values, core::ShortcutValues::kFloat);
+  EXPECT_EQ(config.shortcut_conv_bits, 32);
+  EXPECT_EQ(config.layer_widths, (std::map<std::string, int>{{"layer1.*", 8}}));
+}
+
+TEST(StageConfigTest, RecipesMayNameEveryNetworkThatTheCoreMakes) {
+  EXPECT_EQ(server::KnownNetworks(), core::NetworkNames());
 }
 
 }  // namespace

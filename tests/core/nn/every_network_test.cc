@@ -1,0 +1,255 @@
+// What holds for every network that CreateNetwork knows.
+#include <map>
+#include <set>
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+
+#include "core/kernels/convolution.h"
+#include "core/nn/batch_norm.h"
+#include "core/nn/network_state.h"
+#include "tests/core/nn/small_networks.h"
+
+namespace bitstair::core {
+namespace {
+
+class EveryNetworkTest : public testing::TestWithParam<std::string> {
+ protected:
+  // The contract is about codes, so the floats of the first layer must not differ: with images and first weights of -1, 0 and 1 its sums are exact.
+  void SetUp() override {
+    SetFastFloat(at::kFloat);
+    at::manual_seed(11);
+  }
+  void TearDown() override { SetFastFloat(at::kHalf); }
+
+  static std::unique_ptr<Network> Make(NetworkConfig config, Numerics numerics) {
+    config.numerics = numerics;
+    absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
+    EXPECT_TRUE(network.ok()) << network.status();
+    return *std::move(network);
+  }
+
+  static at::Tensor Trits(at::IntArrayRef shape) { return at::randint(-1, 2, shape, at::kFloat); }
+  static at::Tensor Images(const NetworkConfig& config, int64_t count) {
+    return Trits({count, config.image_channels, config.image_height, config.image_width});
+  }
+
+  // Batch norms that are not the identity, and running statistics of these images.
+  static void Settle(Network& network, const at::Tensor& images) {
+    for (const Parameter& p : network.parameters()) {
+      at::Tensor latent = p.latent.detach();
+      if (p.quantizer == nullptr && latent.dim() == 4) {
+        latent.copy_(Trits(latent.sizes()));
+      } else if (p.batch_norm) {
+        latent.copy_(p.name.ends_with("weight") ? at::rand_like(latent) * 0.4 + 0.2 : at::rand_like(latent) * 0.6 + 0.1);
+      }
+    }
+    for (Buffer& b : network.buffers()) b.value.zero_();
+    network.QuantizeWeights();
+    const at::NoGradGuard no_grad;
+    network.Forward(images, /*training=*/true);
+    for (Buffer& b : network.buffers()) b.value.div_(BatchNorm::kMomentum);
+  }
+
+  // Values of every activation, planes first.
+  static std::vector<at::Tensor> Activations(Network& network, const at::Tensor& images, bool training) {
+    std::vector<at::Tensor> seen;
+    const bool fast = network.config().numerics != Numerics::kReference;
+    network.set_activation_observer([&](size_t, const at::Tensor& values) {
+      const at::Tensor v = values.detach().clone();
+      seen.push_back(!fast ? v : v.size(1) == 1 && v.size(2) == 1 && images.size(2) > 1 ? v.flatten(1) : v.permute({0, 3, 1, 2}));
+    });
+    const at::NoGradGuard no_grad;
+    network.Forward(images, training);
+    network.set_activation_observer(nullptr);
+    return seen;
+  }
+
+  static void ExpectEqualCodes(const std::vector<at::Tensor>& fast, const std::vector<at::Tensor>& reference) {
+    ASSERT_EQ(fast.size(), reference.size());
+    for (size_t i = 0; i < fast.size(); ++i) {
+      const at::Tensor expected = reference[i].reshape(fast[i].sizes());
+      ASSERT_EQ(fast[i].ne(expected).sum().item<int64_t>(), 0) << "activation " << i << " of " << fast.size();
+      EXPECT_TRUE(expected.ne(expected.flatten()[0]).any().item<bool>()) << "activation " << i << " is constant: nothing is compared";
+    }
+  }
+};
+
+TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInEveryLayerAtEveryPairOfWidths) {
+  for (int weight_bits = 1; weight_bits <= 8; ++weight_bits) {
+    for (int activation_bits = 1; activation_bits <= 8; ++activation_bits) {
+      SCOPED_TRACE("W" + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
+      const NetworkConfig config = SmallNetwork(GetParam(), weight_bits, activation_bits);
+      const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+      const at::Tensor images = Images(config, 2);
+      Settle(*reference, images);
+      ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+      ExpectEqualCodes(Activations(*fast, images, false), Activations(*reference, images, false));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Statistics of a batch of integer sums are exact too. The pre-activation networks' are those of floats, which are added in different orders.
+TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInTraining) {
+  if (GetParam().starts_with("preresnet")) return;
+  for (const auto& [weight_bits, activation_bits] : {std::pair(2, 2), std::pair(4, 4), std::pair(8, 8)}) {
+    const NetworkConfig config = SmallNetwork(GetParam(), weight_bits, activation_bits);
+    const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+    const at::Tensor images = Images(config, 4);
+    Settle(*reference, images);
+    ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+    ExpectEqualCodes(Activations(*fast, images, true), Activations(*reference, images, true));
+  }
+}
+
+TEST_P(EveryNetworkTest, EveryLeafGetsAGradientInBothNumerics) {
+  for (const Numerics numerics : {Numerics::kReference, Numerics::kFast, Numerics::kFast8}) {
+    for (const int bits : {3, 32}) {
+      const NetworkConfig config = SmallNetwork(GetParam(), bits, bits);
+      const auto network = Make(config, numerics);
+      const at::Tensor images = Images(config, 4);
+      network->set_position({});
+      at::cross_entropy_loss(network->Forward(images, /*training=*/true), at::arange(4)).backward();
+      for (const Parameter& p : network->parameters()) {
+        ASSERT_TRUE(p.leaf.grad().defined()) << p.name;
+        EXPECT_TRUE(p.leaf.grad().isfinite().all().item<bool>()) << p.name;
+      }
+    }
+  }
+}
+
+TEST_P(EveryNetworkTest, GroupsNameEachBatchNormOnceAndParametersThatExist) {
+  const auto network = Make(SmallNetwork(GetParam(), 4, 4), Numerics::kReference);
+  std::set<std::string> names;
+  std::map<std::string, int> norms;
+  for (const Parameter& p : network->parameters()) {
+    EXPECT_TRUE(names.insert(p.name).second) << p.name;
+    if (p.batch_norm && p.name.ends_with(".weight")) norms[p.name.substr(0, p.name.size() - 7)] = 0;
+  }
+  for (const ActivationGroup& group : network->activation_groups()) {
+    EXPECT_FALSE(group.batch_norms.empty()) << group.name;
+    for (const std::string& norm : group.batch_norms) {
+      ASSERT_TRUE(norms.contains(norm)) << norm;
+      ++norms[norm];
+    }
+    for (const std::string& name : group.restored_by) EXPECT_TRUE(names.contains(name)) << name;
+  }
+  for (const auto& [norm, count] : norms) EXPECT_EQ(count, 1) << norm;
+  EXPECT_GE(network->hint_points().size(), 3U);
+  EXPECT_EQ(std::set<std::string>(network->hint_points().begin(), network->hint_points().end()).size(), network->hint_points().size());
+}
+
+TEST_P(EveryNetworkTest, ImagesThatAreTooSmallAreRefused) {
+  NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+  config.image_height = config.image_width = LeastSide(GetParam());
+  const auto network = Make(config, Numerics::kFast);
+  EXPECT_EQ(network->Forward(Images(config, 3), false).sizes(), (std::vector<int64_t>{3, 10}));
+  config.image_width = LeastSide(GetParam()) - 1;
+  const absl::Status status = CreateNetwork(config).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find(GetParam()), std::string::npos) << status;
+  EXPECT_NE(status.message().find(std::to_string(LeastSide(GetParam()))), std::string::npos) << status;
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, EveryNetworkTest, testing::ValuesIn(NetworkNames()), [](const auto& info) { return info.param; });
+
+struct Option {
+  const char* name;
+  void (*set)(NetworkConfig& config);
+};
+
+constexpr Option kOptions[] = {
+    {"float_shortcuts", [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
+    {"shortcut_conv_8_bits", [](NetworkConfig& c) { c.shortcut_conv_bits = 8; }},
+    {"shortcut_conv_full_precision", [](NetworkConfig& c) { c.shortcut_conv_bits = 32; }},
+    {"weights_by_std", [](NetworkConfig& c) { c.weight_norm = WeightNorm::kStd; }},
+    {"widths_of_layers",
+     [](NetworkConfig& c) {
+       c.layer_widths = {{"*conv2", 8}, {"layer1.0.conv2", 32}, {"*relu*", 3}, {"relu", 5}, {"layer2.0.relu1", 32}};
+     }},
+    {"all",
+     [](NetworkConfig& c) {
+       c.shortcut_values = ShortcutValues::kFloat;
+       c.shortcut_conv_bits = 32;
+       c.weight_norm = WeightNorm::kStd;
+       c.layer_widths = {{"layer1.*", 8}, {"*.conv1", 2}};
+     }},
+};
+
+class OptionTest : public EveryNetworkTest {};
+
+TEST_P(OptionTest, BothNumericsGiveTheSameCodes) {
+  for (const Option& option : kOptions) {
+    for (const auto& [weight_bits, activation_bits] : {std::pair(2, 2), std::pair(4, 4), std::pair(8, 8), std::pair(3, 6)}) {
+      SCOPED_TRACE(option.name + std::string(" W") + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
+      NetworkConfig config = SmallNetwork(GetParam(), weight_bits, activation_bits);
+      option.set(config);
+      const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+      const at::Tensor images = Images(config, 2);
+      Settle(*reference, images);
+      ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+      ExpectEqualCodes(Activations(*fast, images, false), Activations(*reference, images, false));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Where the codes of a training step are equal, so are the gradients but for rounding.
+TEST_P(OptionTest, GradientsAgree) {
+  constexpr double kCosine = 0.9999;
+  for (const Option& option : kOptions) {
+    NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+    option.set(config);
+    const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+    const at::Tensor images = Images(config, 4);
+    Settle(*reference, images);
+    ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+    for (Network* network : {reference.get(), fast.get()}) at::cross_entropy_loss(network->Forward(images, true), at::arange(4)).backward();
+    for (size_t i = 0; i < reference->parameters().size(); ++i) {
+      const Parameter& p = reference->parameters()[i];
+      const at::Tensor expected = p.leaf.grad().flatten(), got = fast->parameters()[i].leaf.grad().flatten();
+      EXPECT_GT(at::cosine_similarity(expected, got, 0).item<double>(), kCosine) << option.name << " " << p.name;
+    }
+  }
+}
+
+// From equal latent weights an option must change what the network computes, or it has not arrived.
+TEST_P(OptionTest, EachChangesTheResult) {
+  for (const Option& option : kOptions) {
+    const bool of_convolutions = std::string(option.name).starts_with("shortcut_conv");
+    if (of_convolutions && GetParam() == "resnet20") continue;
+    NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+    const auto plain = Make(config, Numerics::kReference);
+    option.set(config);
+    const auto network = Make(config, Numerics::kReference);
+    const at::Tensor images = Images(config, 2);
+    Settle(*plain, images);
+    ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*plain), *network).ok());
+    EXPECT_FALSE(network->Forward(images, false).equal(plain->Forward(images, false))) << option.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, OptionTest, testing::Values("resnet20", "resnet20_b", "resnet18", "resnet50"), [](const auto& info) { return info.param; });
+
+// At their own sizes: the bounds of sums are those of real layers. alexnet's fc1 has 9216 taps.
+class WholeNetworkTest : public EveryNetworkTest {};
+
+TEST_P(WholeNetworkTest, BothNumericsGiveTheSameCodes) {
+  NetworkConfig config = SmallNetwork(GetParam(), 8, 8);
+  config.channel_divisor = 1;
+  if (GetParam() == "alexnet") config.image_height = config.image_width = 224;
+  const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+  const at::Tensor images = Images(config, 2);
+  Settle(*reference, images);
+  ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+  ExpectEqualCodes(Activations(*fast, images, false), Activations(*reference, images, false));
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, WholeNetworkTest,
+                         testing::Values("alexnet", "alexnet_cifar", "preresnet20", "resnet20", "resnet20_b", "resnet18", "resnet50"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace bitstair::core
