@@ -28,6 +28,7 @@ class CifarResNet final : public LayeredNetwork {
       JoinGroup(stream_, block.name + ".bn2");
       block.inner_group = AddGroup(block.name + ".relu1");
       JoinGroup(block.inner_group, block.name + ".bn1");
+      block.hint_point = AddBlockHintPoint(block.name, block.last_of_group, block.channels > kStageChannels[0]);
     }
   }
 
@@ -40,6 +41,7 @@ class CifarResNet final : public LayeredNetwork {
       const bool same_shape = block.stride == 1 && block.in_channels == block.channels;
       const Features shortcut = same_shape ? x : PaddedShortcut(x, block.channels, block.stride);
       x = Normalize(block.bn2, last ? last_activation_ : activation_, stream_, block.conv2.Forward(inner), &shortcut, training);
+      ShowHint(block.hint_point, x);
     }
     return fc_.Forward(GlobalAveragePool(x));
   }
@@ -50,11 +52,13 @@ class CifarResNet final : public LayeredNetwork {
     int64_t in_channels;
     int64_t channels;
     int64_t stride;
+    bool last_of_group;
     QuantizedConv2d conv1;
     BatchNorm bn1;
     QuantizedConv2d conv2;
     BatchNorm bn2;
     size_t inner_group = 0;
+    size_t hint_point = 0;
   };
 
   std::vector<Block> MakeBlocks(int blocks_per_stage) {
@@ -66,7 +70,7 @@ class CifarResNet final : public LayeredNetwork {
         const std::string name = absl::StrCat("layer", stage + 1, ".", i);
         const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
         // Braces evaluate in order, so parameters are listed as torchvision lists them.
-        blocks.push_back(Block{name, in, channels, stride, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true),
+        blocks.push_back(Block{name, in, channels, stride, i == blocks_per_stage - 1, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true),
                                MakeBatchNorm(name + ".bn1", channels), MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1, true),
                                MakeBatchNorm(name + ".bn2", channels)});
         in = channels;

@@ -37,6 +37,7 @@ class ImageNetResNet final : public LayeredNetwork {
       if (block.shortcut) JoinGroup(block.stream, block.name + ".downsample.1");
       block.inner_group = AddGroup(block.name + ".relu1");
       JoinGroup(block.inner_group, block.name + ".bn1");
+      block.hint_point = AddBlockHintPoint(block.name, block.last_of_group, block.stage >= kStages - 2);
     }
   }
 
@@ -52,6 +53,7 @@ class ImageNetResNet final : public LayeredNetwork {
       } else {
         x = Normalize(block.bn2, activation, block.stream, block.conv2.Forward(inner), &x, training);
       }
+      ShowHint(block.hint_point, x);
     }
     return fc_.Forward(GlobalAveragePool(x));
   }
@@ -64,6 +66,7 @@ class ImageNetResNet final : public LayeredNetwork {
   struct Block {
     std::string name;  // "layer1.0"
     int stage;
+    bool last_of_group;
     QuantizedConv2d conv1;
     BatchNorm bn1;
     QuantizedConv2d conv2;
@@ -71,6 +74,7 @@ class ImageNetResNet final : public LayeredNetwork {
     std::optional<Shortcut> shortcut;
     size_t stream = 0;
     size_t inner_group = 0;
+    size_t hint_point = 0;
   };
 
   std::vector<Block> MakeBlocks(int blocks_per_stage) {
@@ -82,7 +86,7 @@ class ImageNetResNet final : public LayeredNetwork {
         const std::string name = absl::StrCat("layer", stage + 1, ".", i);
         const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
         // Braces evaluate in order, so parameters are listed as torchvision lists them.
-        blocks.push_back(Block{name, stage, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true), MakeBatchNorm(name + ".bn1", channels),
+        blocks.push_back(Block{name, stage, i == blocks_per_stage - 1, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true), MakeBatchNorm(name + ".bn1", channels),
                                MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1, true), MakeBatchNorm(name + ".bn2", channels), std::nullopt});
         if (stride != 1) {
           blocks.back().shortcut.emplace(

@@ -155,6 +155,7 @@ class Model:
         for name, values in self.quantized_graph.items():
             self.leaves[name] = values.detach().requires_grad_()
         self.activations = []
+        self.hints = {}  # what guided training compares, by the core's names
 
     def forward(self, images):
         return self.resnet20(images) if "layer1.0.conv1.weight" in self.learned else self.convnet28(images)
@@ -173,14 +174,15 @@ class Model:
                     added = self.learned[f"{name}.conv2.weight"].size(0) - x.size(1)
                     shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added // 2))
                 x = self.layer(inner, bits, f"{name}.conv2.weight", f"{name}.bn2", 32 if last else bits, shortcut=shortcut)
+                self.hints[f"layer{stage}" if block == 2 else name] = x
         return F.linear(x.mean((2, 3)), self.leaves["fc.weight"], self.learned["fc.bias"])
 
     def convnet28(self, images):
         bits = self.activation_bits
-        x = F.max_pool2d(self.layer(images, 32, self.first, "bn1", bits), 2)
-        x = F.max_pool2d(self.layer(x, bits, "conv2.weight", "bn2", bits), 2)
-        x = F.max_pool2d(self.layer(x, bits, "conv3.weight", "bn3", bits), 2)
-        x = self.layer(x.flatten(1), bits, "fc1.weight", "bn4", 32)
+        x = self.hints["conv1"] = self.layer(images, 32, self.first, "bn1", bits)
+        x = self.hints["conv2"] = self.layer(F.max_pool2d(x, 2), bits, "conv2.weight", "bn2", bits)
+        x = self.hints["conv3"] = self.layer(F.max_pool2d(x, 2), bits, "conv3.weight", "bn3", bits)
+        x = self.hints["fc1"] = self.layer(F.max_pool2d(x, 2).flatten(1), bits, "fc1.weight", "bn4", 32)
         return F.linear(x, self.leaves["fc2.weight"], self.learned["fc2.bias"])
 
     def gradients(self, loss):
