@@ -1,4 +1,5 @@
-// One participant of `./dev bench step`, `step_memory` and `guided_step`: whole training steps of the core on one fixed batch, in the protocol of bench/peers/protocol.py.
+// One participant of `./dev bench step`, `step_memory` and `guided_step`: whole training steps of the core on one fixed batch, in the protocol of
+// bench/peers/protocol.py.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <unistd.h>
@@ -154,7 +155,9 @@ int main(int argc, char** argv) {
   std::string network, mode, numerics = "fast";
   int batch = 0, threads = 0;
   app.add_option("--network", network)->required()->check(CLI::IsMember({"resnet20", "resnet18"}));
-  app.add_option("--mode", mode, "w4a4; w4a4_fast8: with int8 input gradients; guided_w4a4: w4a4 and a full-precision net that guides it; bf16: the full-precision network in the float type of numerics fast")
+  app.add_option("--mode", mode,
+                 "w4a4; w4a4_fast8: with int8 input gradients; guided_w4a4: w4a4 and a full-precision net that guides it; bf16: the full-precision network in "
+                 "the float type of numerics fast")
       ->required();
   app.add_option("--batch", batch)->required()->check(CLI::PositiveNumber);
   app.add_option("--threads", threads)->required()->check(CLI::PositiveNumber);

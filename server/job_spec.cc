@@ -37,6 +37,7 @@ class Resolver {
       Fault("quantized.epochs",
             absl::StrCat("is ", spec_.quantized().epochs(), ", but the ", QuantizedStageCount(spec_), " quantised stages need at least one each"));
     }
+    Guided();
     Environment();
     if (!faults_.empty()) return InvalidFields(faults_);
     return std::move(spec_);
@@ -208,6 +209,37 @@ class Resolver {
     }
   }
 
+  void Guided() {
+    if (!spec_.has_guided()) return;
+    v1::GuidedSpec* guided = spec_.mutable_guided();
+    if (!spec_.widths().empty() && !Has(32)) Fault("guided", "needs a full-precision stage for its full-precision net: widths must begin with 32");
+    if (Has(32) && spec_.widths_size() == 1) Fault("guided", "is given, but no width is below 32");
+    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("guided", "needs two_stage_activation: clip");
+    if (!guided->has_lambda()) guided->set_lambda(10);
+    if (!(guided->lambda() >= 0 && guided->lambda() <= 1e6)) Fault("guided.lambda", absl::StrCat("is ", guided->lambda(), "; must be 0 to 1e6"));
+    if (!guided->has_teacher_learning_rate_factor()) guided->set_teacher_learning_rate_factor(0.2);
+    if (!(guided->teacher_learning_rate_factor() >= 0 && guided->teacher_learning_rate_factor() <= 100)) {
+      Fault("guided.teacher_learning_rate_factor", absl::StrCat("is ", guided->teacher_learning_rate_factor(), "; must be 0 to 100"));
+    }
+    Choice("guided.teacher", guided->teacher(), v1::TEACHER_START_CARRY, v1::TeacherStart_IsValid, [&](auto v) { guided->set_teacher(v); });
+    HintPoints(*guided);
+  }
+
+  void HintPoints(const v1::GuidedSpec& guided) {
+    if (guided.hint_points_size() > 64) return Fault("guided.hint_points", "has more than 64 entries");
+    const std::vector<std::string> known = KnownHintPoints(spec_.network());
+    std::set<std::string> seen;
+    for (int i = 0; i < guided.hint_points_size(); ++i) {
+      const std::string& name = guided.hint_points(i);
+      const std::string field = absl::StrCat("guided.hint_points[", i, "]");
+      if (!seen.insert(name).second) Fault(field, absl::StrCat("\"", Shown(name), "\" is named twice"));
+      // Of an unknown network nothing is known here.
+      if (!known.empty() && std::find(known.begin(), known.end(), name) == known.end()) {
+        Fault(field, absl::StrCat("\"", Shown(name), "\" is no hint point of ", spec_.network(), "; known: ", absl::StrJoin(known, ", ")));
+      }
+    }
+  }
+
   // Variables that name a file, or a library to load, would let a recipe reach into the worker's machine.
   static bool NamesAFile(const std::string& key, const std::string& value) {
     for (const char* part : {"FILE", "PATH", "DIR", "DUMP", "PLUGIN", "LIBRAR", "OMP_TOOL", "NCCL_NET_", "NCCL_HOME"}) {
@@ -243,6 +275,15 @@ class Resolver {
 const std::vector<std::string>& KnownNetworks() {
   static const auto* const networks = new std::vector<std::string>{"convnet28", "resnet20"};
   return *networks;
+}
+
+std::vector<std::string> KnownHintPoints(const std::string& network) {
+  if (network == "convnet28") return {"conv1", "conv2", "conv3", "fc1"};
+  std::vector<std::string> points;
+  if (network == "resnet20") {
+    for (const char* group : {"layer1", "layer2", "layer3"}) points.insert(points.end(), {absl::StrCat(group, ".0"), absl::StrCat(group, ".1"), group});
+  }
+  return points;
 }
 
 int QuantizedStageCount(const v1::JobSpec& resolved) {

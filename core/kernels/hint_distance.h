@@ -9,12 +9,13 @@
 namespace bitstair::core {
 
 struct HintArgs {
-  int64_t size = 0;          // elements of each array
-  ConstArray low;            // kCodes: 0..n; kBfloat16 or kFloat32: values
-  ConstArray full;           // kBfloat16 or kFloat32: values
-  float n = 0;               // greatest code; 0: Q is the clip alone
-  MutableArray difference;   // d where the low net's gradient passes, else 0
-  MutableArray full_masked;  // d where the full net's gradient passes, else 0. May be empty where no float of the two is outside of [0, 1]: then it equals `difference`
+  int64_t size = 0;         // elements of each array
+  ConstArray low;           // kCodes: 0..n; kBfloat16 or kFloat32: values
+  ConstArray full;          // kBfloat16 or kFloat32: values
+  float n = 0;              // greatest code; 0: Q is the clip alone
+  MutableArray difference;  // d where the low net's gradient passes, else 0
+  MutableArray
+      full_masked;  // d where the full net's gradient passes, else 0. May be empty where no float of the two is outside of [0, 1]: then it equals `difference`
 };
 
 // d = c(low) - c(full), where c(x) = rint(n clip(x, 0, 1)), or clip(x, 0, 1) for n = 0, and c(code) = code. The gradient of Q passes where 0 <= x <= 1, and at

@@ -79,14 +79,12 @@ template <typename L, typename F, bool kRound, bool kMasked>
 
 // NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
 // target_clones does not work on templates, so each pair of types gets a function of its own.
-#define BITSTAIR_BLOCK(L, F)                                                                                              \
-  BITSTAIR_CPU_CLONES double HintBlock(const L* low, const F* full, float n, F* difference, F* masked, int64_t size) {    \
-    if (masked == nullptr) {                                                                                              \
-      return n > 0 ? Block<L, F, true, false>(low, full, n, difference, masked, size)                                     \
-                   : Block<L, F, false, false>(low, full, n, difference, masked, size);                                   \
-    }                                                                                                                     \
-    return n > 0 ? Block<L, F, true, true>(low, full, n, difference, masked, size)                                        \
-                 : Block<L, F, false, true>(low, full, n, difference, masked, size);                                      \
+#define BITSTAIR_BLOCK(L, F)                                                                                                                               \
+  BITSTAIR_CPU_CLONES double HintBlock(const L* low, const F* full, float n, F* difference, F* masked, int64_t size) {                                     \
+    if (masked == nullptr) {                                                                                                                               \
+      return n > 0 ? Block<L, F, true, false>(low, full, n, difference, masked, size) : Block<L, F, false, false>(low, full, n, difference, masked, size); \
+    }                                                                                                                                                      \
+    return n > 0 ? Block<L, F, true, true>(low, full, n, difference, masked, size) : Block<L, F, false, true>(low, full, n, difference, masked, size);     \
   }
 BITSTAIR_BLOCK(uint8_t, float)
 BITSTAIR_BLOCK(uint8_t, Bfloat16)

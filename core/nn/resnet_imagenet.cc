@@ -86,8 +86,9 @@ class ImageNetResNet final : public LayeredNetwork {
         const std::string name = absl::StrCat("layer", stage + 1, ".", i);
         const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
         // Braces evaluate in order, so parameters are listed as torchvision lists them.
-        blocks.push_back(Block{name, stage, i == blocks_per_stage - 1, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true), MakeBatchNorm(name + ".bn1", channels),
-                               MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1, true), MakeBatchNorm(name + ".bn2", channels), std::nullopt});
+        blocks.push_back(Block{name, stage, i == blocks_per_stage - 1, MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true),
+                               MakeBatchNorm(name + ".bn1", channels), MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1, true),
+                               MakeBatchNorm(name + ".bn2", channels), std::nullopt});
         if (stride != 1) {
           blocks.back().shortcut.emplace(
               Shortcut{MakeConv2d(name + ".downsample.0", in, channels, 1, stride, 0, true), MakeBatchNorm(name + ".downsample.1", channels)});

@@ -20,20 +20,21 @@ constexpr const char* kLowName = "low-precision net";
 constexpr const char* kFullName = "full-precision net";
 
 std::string Describe(const NetworkConfig& config) {
-  return absl::StrCat(config.network, " for ", config.image_channels, "x", config.image_height, "x", config.image_width, " images and ", config.classes, " classes");
+  return absl::StrCat(config.network, " for ", config.image_channels, "x", config.image_height, "x", config.image_width, " images and ", config.classes,
+                      " classes");
 }
 
 absl::Status CheckPair(const NetworkConfig& low, const NetworkConfig& full) {
   if (Describe(low) != Describe(full)) {
-    return absl::InvalidArgumentError(absl::StrCat("a guided pair needs two nets of one network: the ", kLowName, " is ", Describe(low), ", the ", kFullName, " ",
-                                                   Describe(full)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a guided pair needs two nets of one network: the ", kLowName, " is ", Describe(low), ", the ", kFullName, " ", Describe(full)));
   }
   if (low.numerics != full.numerics || low.dtype != full.dtype) {
     return absl::InvalidArgumentError("a guided pair needs two nets of the same numerics and dtype");
   }
   if (full.weight_bits != 32 || full.activation_bits != 32) {
-    return absl::InvalidArgumentError(absl::StrCat("the ", kFullName, " of a guided pair has ", full.weight_bits, "-bit weights and ", full.activation_bits,
-                                                   "-bit activations, not 32"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the ", kFullName, " of a guided pair has ", full.weight_bits, "-bit weights and ", full.activation_bits, "-bit activations, not 32"));
   }
   return absl::OkStatus();
 }
@@ -71,11 +72,12 @@ absl::StatusOr<std::vector<size_t>> ChooseHintPoints(const Network& network, con
     const auto found = std::find_if(points.begin(), points.end(), [&](const HintPoint& point) { return point.name == name; });
     if (found == points.end()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("network ", network.config().network, " has no hint point \"", name, "\"; known: ",
-                       absl::StrJoin(points, ", ", [](std::string* out, const HintPoint& point) { absl::StrAppend(out, point.name); })));
+          absl::StrCat("network ", network.config().network, " has no hint point \"", name,
+                       "\"; known: ", absl::StrJoin(points, ", ", [](std::string* out, const HintPoint& point) { absl::StrAppend(out, point.name); })));
     }
     const auto index = static_cast<size_t>(found - points.begin());
-    if (std::find(chosen.begin(), chosen.end(), index) != chosen.end()) return absl::InvalidArgumentError(absl::StrCat("hint point \"", name, "\" is named twice"));
+    if (std::find(chosen.begin(), chosen.end(), index) != chosen.end())
+      return absl::InvalidArgumentError(absl::StrCat("hint point \"", name, "\" is named twice"));
     chosen.push_back(index);
   }
   for (size_t i = 0; names.empty() && i < points.size(); ++i) {
@@ -165,9 +167,8 @@ void GuidedStep::Forget() {
 // Adds lambda R to both losses and returns R.
 double GuidedStep::AddHints() {
   auto& [low, full] = members_;
-  const HintOptions options{.bits = low.network->config().activation_bits,
-                            .weight = options_.lambda,
-                            .clipped = Clips(low.network->config()) && Clips(full.network->config())};
+  const HintOptions options{
+      .bits = low.network->config().activation_bits, .weight = options_.lambda, .clipped = Clips(low.network->config()) && Clips(full.network->config())};
   double distance = 0;
   for (size_t i = 0; i < hint_points_.size(); ++i) {
     const HintTerm term = HintLoss(low.hints[i], full.hints[i], options);

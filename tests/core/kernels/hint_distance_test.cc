@@ -23,7 +23,8 @@ float Level(float x, float n) {
 
 // The statement of hint_distance.h, element by element.
 void Compare(const at::Tensor& low, const at::Tensor& full, float n, bool masked) {
-  SCOPED_TRACE(testing::Message() << low.scalar_type() << " and " << full.scalar_type() << ", n " << n << ", " << low.numel() << " elements, masked " << masked);
+  SCOPED_TRACE(testing::Message() << low.scalar_type() << " and " << full.scalar_type() << ", n " << n << ", " << low.numel() << " elements, masked "
+                                  << masked);
   at::Tensor difference = at::full(full.sizes(), 77, full.options()), full_masked = masked ? at::full_like(difference, 77) : at::Tensor();
   const double sum =
       HintDistance({.size = full.numel(), .low = Read(low), .full = Read(full), .n = n, .difference = Write(difference), .full_masked = Write(full_masked)});

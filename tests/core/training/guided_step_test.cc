@@ -46,8 +46,7 @@ class KeptGradients final : public GradientSink {
 };
 
 struct Net {
-  explicit Net(const NetworkConfig& config)
-      : network(CreateNetwork(config).value()), sgd(network->parameters(), SgdOptions{}), gradients(*network) {
+  explicit Net(const NetworkConfig& config) : network(CreateNetwork(config).value()), sgd(network->parameters(), SgdOptions{}), gradients(*network) {
     // Most activations inside of the clip, as calibration leaves them.
     for (const Parameter& p : network->parameters()) {
       if (p.batch_norm) p.latent.detach().fill_(p.name.ends_with(".weight") ? 0.15 : 0.05);
