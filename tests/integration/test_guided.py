@@ -20,7 +20,7 @@ class GuidedTest(harness.Case):
             daemon.kill()
 
         self.server()
-        # The first pair stage loses a rank, and so does the second, whose parent is a pair.
+        # The second pair stage, whose parent is a pair, loses a rank.
         self.worker(env={'BITSTAIR_TEST_CRASH': 'W4A4:1:10:1'})
         job = self.submit(SMOKE, *GUIDED, *STEPPED)
         done = self.wait_state(job, 'SUCCEEDED')
