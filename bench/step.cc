@@ -1,4 +1,5 @@
-// One participant of `./dev bench step` and `step_memory`: whole training steps of the core on one fixed batch, in the protocol of bench/peers/protocol.py.
+// One participant of `./dev bench step`, `step_memory` and `guided_step`: whole training steps of the core on one fixed batch, in the protocol of
+// bench/peers/protocol.py.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@
 
 #include "core/kernels/step_clock.h"
 #include "core/nn/network.h"
+#include "core/training/guided_step.h"
 #include "core/training/sgd.h"
 #include "core/training/train_step.h"
 
@@ -40,27 +42,69 @@ int64_t ResidentBytes(const std::string& key) {
   return 0;
 }
 
-struct Trainer {
+// What a mode trains.
+class Trainee {
+ public:
+  virtual ~Trainee() = default;
+  virtual void Step() = 0;
+};
+
+std::unique_ptr<bitstair::core::Network> MakeNetwork(const bitstair::core::NetworkConfig& config) {
+  auto made = bitstair::core::CreateNetwork(config);
+  if (!made.ok()) throw std::runtime_error(std::string(made.status().message()));
+  return *std::move(made);
+}
+
+Batch MakeBatch(const bitstair::core::NetworkConfig& config, int64_t images) {
+  at::manual_seed(20171101);
+  Batch batch;
+  batch.images = at::randn({images, config.image_channels, config.image_height, config.image_width});
+  batch.labels = at::randint(config.classes, {images}, at::kLong);
+  return batch;
+}
+
+struct Trainer final : Trainee {
   std::unique_ptr<bitstair::core::Network> network;
   std::unique_ptr<bitstair::core::Sgd> sgd;
   bitstair::core::LocalGradients gradients;
   std::unique_ptr<bitstair::core::TrainStep> step;
   Batch batch;
 
-  Trainer(const bitstair::core::NetworkConfig& config, int64_t images) {
-    auto made = bitstair::core::CreateNetwork(config);
-    if (!made.ok()) throw std::runtime_error(std::string(made.status().message()));
-    network = *std::move(made);
+  Trainer(const bitstair::core::NetworkConfig& config, int64_t images) : network(MakeNetwork(config)), batch(MakeBatch(config, images)) {
     sgd = std::make_unique<bitstair::core::Sgd>(network->parameters(), bitstair::core::SgdOptions{});
     step = std::make_unique<bitstair::core::TrainStep>(network.get(), sgd.get(), &gradients);
-    at::manual_seed(20171101);
-    batch.images = at::randn({images, config.image_channels, config.image_height, config.image_width});
-    batch.labels = at::randint(config.classes, {images}, at::kLong);
   }
 
-  void Step() {
+  void Step() override {
     ++batch.position.batch;
     const auto result = step->Run(batch, 0.01);
+    if (!result.ok()) throw std::runtime_error(std::string(result.status().message()));
+  }
+};
+
+// A low-precision net and the full-precision one that guides it, on the network's default hint points.
+struct PairTrainer final : Trainee {
+  std::unique_ptr<bitstair::core::Network> low, full;
+  std::unique_ptr<bitstair::core::Sgd> low_sgd, full_sgd;
+  bitstair::core::LocalGradients gradients;
+  std::unique_ptr<bitstair::core::GuidedStep> step;
+  Batch batch;
+
+  PairTrainer(const bitstair::core::NetworkConfig& config, int64_t images) : low(MakeNetwork(config)), batch(MakeBatch(config, images)) {
+    bitstair::core::NetworkConfig full_config = config;
+    full_config.weight_bits = full_config.activation_bits = 32;
+    full_config.activation = bitstair::core::ActivationFunction::kClip;
+    full = MakeNetwork(full_config);
+    low_sgd = std::make_unique<bitstair::core::Sgd>(low->parameters(), bitstair::core::SgdOptions{});
+    full_sgd = std::make_unique<bitstair::core::Sgd>(full->parameters(), bitstair::core::SgdOptions{});
+    auto made = bitstair::core::GuidedStep::Create({low.get(), low_sgd.get(), &gradients}, {full.get(), full_sgd.get(), &gradients}, {});
+    if (!made.ok()) throw std::runtime_error(std::string(made.status().message()));
+    step = *std::move(made);
+  }
+
+  void Step() override {
+    ++batch.position.batch;
+    const auto result = step->Run(batch, 0.01, 0.002);
     if (!result.ok()) throw std::runtime_error(std::string(result.status().message()));
   }
 };
@@ -79,9 +123,9 @@ double CopyBandwidth() {
 }
 
 // Seconds of the parts of a step; bytes that the element-wise kernels move; and how fast they and a plain copy go, in bytes per second.
-nlohmann::json Split(Trainer& trainer) {
+nlohmann::json Split(Trainee& trainee) {
   bitstair::core::StartStepClock();
-  for (int i = 0; i < kSplitSteps; ++i) trainer.Step();
+  for (int i = 0; i < kSplitSteps; ++i) trainee.Step();
   const bitstair::core::StepTimes times = bitstair::core::StopStepClock();
   nlohmann::json split;
   for (int i = 0; i < bitstair::core::kStepParts; ++i) split[NameOf(static_cast<bitstair::core::StepPart>(i))] = times.seconds[i] / kSplitSteps;
@@ -111,13 +155,15 @@ int main(int argc, char** argv) {
   std::string network, mode, numerics = "fast";
   int batch = 0, threads = 0;
   app.add_option("--network", network)->required()->check(CLI::IsMember({"resnet20", "resnet18"}));
-  app.add_option("--mode", mode, "w4a4; w4a4_fast8: with int8 input gradients; bf16: the full-precision network in the float type of numerics fast")
+  app.add_option("--mode", mode,
+                 "w4a4; w4a4_fast8: with int8 input gradients; guided_w4a4: w4a4 and a full-precision net that guides it; bf16: the full-precision network in "
+                 "the float type of numerics fast")
       ->required();
   app.add_option("--batch", batch)->required()->check(CLI::PositiveNumber);
   app.add_option("--threads", threads)->required()->check(CLI::PositiveNumber);
   app.add_option("--numerics", numerics)->check(CLI::IsMember({"fast", "reference"}));
   CLI11_PARSE(app, argc, argv);
-  if (mode != "w4a4" && mode != "bf16" && mode != "w4a4_fast8") {
+  if (mode != "w4a4" && mode != "bf16" && mode != "w4a4_fast8" && mode != "guided_w4a4") {
     std::cerr << "bench_step: mode " << mode << " is not supported\n";
     return kUnsupported;
   }
@@ -130,8 +176,14 @@ int main(int argc, char** argv) {
     }
     MallocExtension::instance()->ReleaseFreeMemory();
     const int64_t baseline = ResidentBytes("VmRSS");
-    Trainer trainer(ConfigOf(network, mode == "bf16" ? 32 : 4, mode == "w4a4_fast8" ? "fast8" : numerics), batch);
-    for (int i = 0; i < kWarmUpSteps; ++i) trainer.Step();
+    const bitstair::core::NetworkConfig config = ConfigOf(network, mode == "bf16" ? 32 : 4, mode == "w4a4_fast8" ? "fast8" : numerics);
+    std::unique_ptr<Trainee> trainee;
+    if (mode == "guided_w4a4") {
+      trainee = std::make_unique<PairTrainer>(config, batch);
+    } else {
+      trainee = std::make_unique<Trainer>(config, batch);
+    }
+    for (int i = 0; i < kWarmUpSteps; ++i) trainee->Step();
     std::cout << nlohmann::json{{"ready", true}, {"threads", at::get_num_threads()}} << std::endl;
     for (std::string line; std::getline(std::cin, line);) {
       std::istringstream words(line);
@@ -145,14 +197,14 @@ int main(int argc, char** argv) {
         answer["seconds"] = nlohmann::json::array();
         for (int i = 0; i < steps; ++i) {
           const auto begin = std::chrono::steady_clock::now();
-          trainer.Step();
+          trainee->Step();
           answer["seconds"].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
         }
       } else if (command == "split") {
-        answer["split"] = Split(trainer);
+        answer["split"] = Split(*trainee);
       } else if (command == "memory") {
         std::ofstream("/proc/self/clear_refs") << "5";
-        for (int i = 0; i < kMemorySteps; ++i) trainer.Step();
+        for (int i = 0; i < kMemorySteps; ++i) trainee->Step();
         answer = {{"baseline_bytes", baseline}, {"peak_bytes", ResidentBytes("VmHWM")}};
       } else {
         std::cerr << "bench_step: unknown command " << command << "\n";

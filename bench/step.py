@@ -8,7 +8,6 @@ All participants stay in memory at once: about 15 GB for resnet18 with 16 images
 """
 import contextlib
 import statistics
-import time
 
 from peers import driver, environment
 from peers.driver import say
@@ -53,7 +52,7 @@ def measure(network, batch, peers, arguments, report):
     """Times one network and prints its lines."""
     with contextlib.ExitStack() as stack:
         participants = start_all(stack, network, batch, peers, arguments)
-        rounds = take_turns(network, participants, arguments.rounds, arguments.steps)
+        rounds = driver.take_turns(network, participants, arguments.rounds, arguments.steps)
         medians = {name: statistics.median(times) for name, times in rounds.items()}
         for name, seconds in medians.items():
             report.line(f'step/{network}/{name}', seconds, 's')
@@ -96,28 +95,13 @@ def start_all(stack, network, batch, peers, arguments):
     return participants
 
 
-def take_turns(network, participants, rounds, steps):
-    """name -> its median step of every round. Who goes first changes from round to round, so nobody always runs after the same other."""
-    times = {name: [] for name in participants}
-    names, turns, start = list(participants), 0, time.monotonic()
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            left = f'; about {(time.monotonic() - start) / turns * (rounds * len(names) - turns):.0f} s left' if turns else ''
-            say(f'{network}: round {number + 1}/{rounds} {name}{left}')
-            times[name].append(statistics.median(participants[name].run(steps)))
-            turns += 1
-    return times
-
-
 def compare(network, mode, name, rounds, medians, report):
     candidates = [peer for peer in BEST.get(name, [name]) if peer in rounds]
     if not candidates:
         return
     peer = min(candidates, key=medians.get)
     ratios = [ours / theirs for ours, theirs in zip(rounds[mode], rounds[peer])]
-    low, _, high = statistics.quantiles(ratios, n=4, method='inclusive') if len(ratios) > 1 else ratios * 3
-    report.comparison(f'step/{network}/{mode}_vs_{name}', peer, ratios, low, high)
+    report.comparison(f'step/{network}/{mode}_vs_{name}', peer, ratios, *driver.quartiles(ratios))
 
 
 if __name__ == '__main__':

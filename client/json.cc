@@ -157,6 +157,10 @@ Json JobJson(const v1::Job& job, bool details) {
     out["top1"] = measured ? Number(last.test_top1()) : Json(nullptr);
     out["top5"] = measured ? Number(last.test_top5()) : Json(nullptr);
     out["drop"] = measured && full_precision ? Number(std::round((*full_precision - last.test_top1()) * 1e4) / 1e4) : Json(nullptr);
+    if (last.has_teacher()) {
+      out["teacher_top1"] = Number(last.teacher().test_top1());
+      out["hint"] = Number(last.teacher().hint());
+    }
     out["loss"] = measured ? Number(last.train_loss()) : Json(nullptr);
     out["images_per_second"] = measured ? Number(last.images_per_second()) : Json(nullptr);
     double data_wait_seconds = 0;

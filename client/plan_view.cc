@@ -13,6 +13,7 @@ namespace {
 std::string ActivationText(const v1::StageSpec& stage) {
   std::string text = stage.activation() == v1::ACTIVATION_FUNCTION_RELU ? "relu" : "clip";
   if (stage.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) absl::StrAppend(&text, ", calibrated at ", stage.calibration_percentile(), " %");
+  if (stage.has_guided()) absl::StrAppend(&text, ", guided");
   return text;
 }
 

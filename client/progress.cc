@@ -28,6 +28,8 @@ std::string Epochs(int count) {
 // The words of server/job_state_machine.cc for the moment before the scheduler has looked; nobody needs to read them.
 constexpr char kNotLookedAtYet[] = "waits for the scheduler";
 
+constexpr int kTop1Column = 3;  // of ResultTable
+
 double Top1(const v1::Stage& stage) {
   return stage.epochs(stage.epochs_size() - 1).test_top1();
 }
@@ -40,9 +42,15 @@ double Share(const v1::StageProgress& progress) {
 }
 
 std::string EpochLine(const std::string& stage, const v1::EpochResult& epoch, int epochs) {
-  return absl::StrFormat("%s: epoch %d/%d  loss %.4f  top-1 %.2f %%  train %.2f %%  %.0f images/s  %.1f s%s\n", stage, epoch.epoch(), epochs,
-                         epoch.train_loss(), epoch.test_top1(), epoch.train_top1(), epoch.images_per_second(), epoch.seconds(),
+  const std::string teacher = epoch.has_teacher() ? absl::StrFormat("  teacher %.2f %%", epoch.teacher().test_top1()) : "";
+  return absl::StrFormat("%s: epoch %d/%d  loss %.4f  top-1 %.2f %%%s  train %.2f %%  %.0f images/s  %.1f s%s\n", stage, epoch.epoch(), epochs,
+                         epoch.train_loss(), epoch.test_top1(), teacher, epoch.train_top1(), epoch.images_per_second(), epoch.seconds(),
                          epoch.skipped_images() > 0 ? absl::StrCat("  ", epoch.skipped_images(), " unreadable images skipped") : "");
+}
+
+// Whether a stage of the job trains a pair.
+bool HasTeacher(const v1::Job& job) {
+  return std::any_of(job.stages().begin(), job.stages().end(), [](const v1::Stage& stage) { return stage.spec().has_guided(); });
 }
 
 // What became of a stage; empty while it goes on.
@@ -81,6 +89,7 @@ std::string StageLine(const v1::Stage& stage, int width, double job_seconds_left
   if (progress.phase().empty() || progress.phase() == "train") {
     parts.push_back(absl::StrFormat("loss %.3f", progress.loss()));
     parts.push_back(absl::StrFormat("top-1 %.2f %%", progress.train_top1()));
+    if (progress.has_teacher()) parts.push_back(absl::StrFormat("teacher %.2f %%", progress.teacher().train_top1()));
     parts.push_back(absl::StrFormat("%.0f images/s", progress.images_per_second()));
   } else {
     parts.push_back(progress.phase());
@@ -127,6 +136,7 @@ double JobSecondsLeft(const v1::Job& job) {
 std::string ResultTable(const v1::Job& job) {
   std::optional<double> full_precision;
   std::vector<std::vector<std::string>> rows;
+  const bool teacher = HasTeacher(job);
   for (const v1::Stage& stage : job.stages()) {
     const bool measured = !stage.epochs().empty();
     if (measured && stage.spec().weight_bits() == 32 && stage.spec().activation_bits() == 32) full_precision = Top1(stage);
@@ -136,9 +146,18 @@ std::string ResultTable(const v1::Job& job) {
                     measured ? absl::StrFormat("%.2f %%", Top1(stage)) : "-",
                     measured && full_precision ? absl::StrFormat("%.2f", *full_precision - Top1(stage)) : "-", absl::StrFormat("%.1f", stage.seconds()),
                     stage.checkpoint().sha256().empty() ? "-" : stage.checkpoint().sha256().substr(0, 12)});
+    if (!teacher) continue;
+    const v1::EpochResult last = measured ? stage.epochs(stage.epochs_size() - 1) : v1::EpochResult();
+    rows.back().insert(rows.back().begin() + kTop1Column + 1, last.has_teacher() ? absl::StrFormat("%.2f %%", last.teacher().test_top1()) : "-");
   }
   using enum Align;
-  return Table({"stage", "bits W/A", "epochs", "top-1", "drop", "seconds", "checkpoint"}, {kLeft, kRight, kRight, kRight, kRight, kRight, kLeft}, rows);
+  std::vector<std::string> names{"stage", "bits W/A", "epochs", "top-1", "drop", "seconds", "checkpoint"};
+  std::vector<Align> aligns{kLeft, kRight, kRight, kRight, kRight, kRight, kLeft};
+  if (teacher) {
+    names.insert(names.begin() + kTop1Column + 1, "teacher");
+    aligns.insert(aligns.begin() + kTop1Column + 1, kRight);
+  }
+  return Table(names, aligns, rows);
 }
 
 std::string Progress::Strong(const std::string& text) const {

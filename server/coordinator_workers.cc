@@ -57,7 +57,9 @@ const std::string& ShownName(const v1::WorkerHello& hello) {
 }
 
 bool IsFinite(const v1::EpochResult& r) {
-  for (const double value : {r.train_loss(), r.train_top1(), r.test_loss(), r.test_top1(), r.test_top5(), r.learning_rate(), r.seconds()}) {
+  for (const double value :
+       {r.train_loss(), r.train_top1(), r.test_loss(), r.test_top1(), r.test_top5(), r.learning_rate(), r.seconds(), r.teacher().train_loss(),
+        r.teacher().train_top1(), r.teacher().test_loss(), r.teacher().test_top1(), r.teacher().test_top5(), r.teacher().hint()}) {
     if (!std::isfinite(value)) return false;
   }
   return true;

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "proto/status.h"
 
 namespace bitstair::server {
@@ -41,6 +42,7 @@ class Resolver {
       Fault("quantized.epochs",
             absl::StrCat("is ", spec_.quantized().epochs(), ", but the ", QuantizedStageCount(spec_), " quantised stages need at least one each"));
     }
+    Guided();
     Environment();
     if (!faults_.empty()) return InvalidFields(faults_);
     return std::move(spec_);
@@ -234,6 +236,37 @@ class Resolver {
     }
   }
 
+  void Guided() {
+    if (!spec_.has_guided()) return;
+    v1::GuidedSpec* guided = spec_.mutable_guided();
+    if (!spec_.widths().empty() && !Has(32)) Fault("guided", "needs a full-precision stage for its full-precision net: widths must begin with 32");
+    if (Has(32) && spec_.widths_size() == 1) Fault("guided", "is given, but no width is below 32");
+    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("guided", "needs two_stage_activation: clip");
+    if (!guided->has_lambda()) guided->set_lambda(10);
+    if (!(guided->lambda() >= 0 && guided->lambda() <= 1e6)) Fault("guided.lambda", absl::StrCat("is ", guided->lambda(), "; must be 0 to 1e6"));
+    if (!guided->has_teacher_learning_rate_factor()) guided->set_teacher_learning_rate_factor(0.2);
+    if (!(guided->teacher_learning_rate_factor() >= 0 && guided->teacher_learning_rate_factor() <= 100)) {
+      Fault("guided.teacher_learning_rate_factor", absl::StrCat("is ", guided->teacher_learning_rate_factor(), "; must be 0 to 100"));
+    }
+    Choice("guided.teacher", guided->teacher(), v1::TEACHER_START_CARRY, v1::TeacherStart_IsValid, [&](auto v) { guided->set_teacher(v); });
+    HintPoints(*guided);
+  }
+
+  void HintPoints(const v1::GuidedSpec& guided) {
+    if (guided.hint_points_size() > 64) return Fault("guided.hint_points", "has more than 64 entries");
+    const std::vector<std::string> known = KnownHintPoints(spec_.network());
+    std::set<std::string> seen;
+    for (int i = 0; i < guided.hint_points_size(); ++i) {
+      const std::string& name = guided.hint_points(i);
+      const std::string field = absl::StrCat("guided.hint_points[", i, "]");
+      if (!seen.insert(name).second) Fault(field, absl::StrCat("\"", Shown(name), "\" is named twice"));
+      // Of an unknown network nothing is known here.
+      if (!known.empty() && std::find(known.begin(), known.end(), name) == known.end()) {
+        Fault(field, absl::StrCat("\"", Shown(name), "\" is no hint point of ", spec_.network(), "; known: ", absl::StrJoin(known, ", ")));
+      }
+    }
+  }
+
   // Variables that name a file, or a library to load, would let a recipe reach into the worker's machine.
   static bool NamesAFile(const std::string& key, const std::string& value) {
     for (const char* part : {"FILE", "PATH", "DIR", "DUMP", "PLUGIN", "LIBRAR", "OMP_TOOL", "NCCL_NET_", "NCCL_HOME"}) {
@@ -271,6 +304,35 @@ const std::vector<std::string>& KnownNetworks() {
       "alexnet",    "alexnet_cifar", "convnet28",  "preresnet20", "preresnet56", "resnet101",  "resnet110", "resnet110_b", "resnet18",  "resnet20",
       "resnet20_b", "resnet32",      "resnet32_b", "resnet34",    "resnet44",    "resnet44_b", "resnet50",  "resnet56",    "resnet56_b"};
   return *networks;
+}
+
+namespace {
+
+// Blocks in each group of a residual network; empty for others.
+std::vector<int> BlocksOf(absl::string_view network) {
+  static const auto* const imagenet =
+      new std::map<absl::string_view, std::vector<int>>{{"18", {2, 2, 2, 2}}, {"34", {3, 4, 6, 3}}, {"50", {3, 4, 6, 3}}, {"101", {3, 4, 23, 3}}};
+  absl::ConsumeSuffix(&network, "_b");
+  if (!absl::ConsumePrefix(&network, "resnet") && !absl::ConsumePrefix(&network, "preresnet")) return {};
+  if (const auto known = imagenet->find(network); known != imagenet->end()) return known->second;
+  int depth = 0;
+  if (!absl::SimpleAtoi(network, &depth)) return {};
+  return std::vector<int>(3, (depth - 2) / 6);
+}
+
+}  // namespace
+
+std::vector<std::string> KnownHintPoints(const std::string& network) {
+  if (network == "convnet28") return {"conv1", "conv2", "conv3", "fc1"};
+  if (network == "alexnet" || network == "alexnet_cifar") return {"conv1", "conv2", "conv3", "conv4", "conv5", "fc1", "fc2"};
+  std::vector<std::string> points;
+  const std::vector<int> blocks = BlocksOf(network);
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    const std::string group = absl::StrCat("layer", g + 1);
+    for (int i = 0; i + 1 < blocks[g]; ++i) points.push_back(absl::StrCat(group, ".", i));
+    points.push_back(group);
+  }
+  return points;
 }
 
 int QuantizedStageCount(const v1::JobSpec& resolved) {

@@ -130,6 +130,7 @@ std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::st
     stage.set_activation(bits[i].activations == 32 ? resolved.two_stage_activation() : v1::ACTIVATION_FUNCTION_CLIP);
     stage.set_epochs(epochs[i]);
     SetPhase(resolved.quantized(), &stage);
+    if (resolved.has_guided()) *stage.mutable_guided() = resolved.guided();
     if (resolved.schedule() == v1::SCHEDULE_SCOPE_STAGE) {
       stage.set_schedule_epochs(epochs[i]);
       ScaleStepEpochs(phase_epochs, &stage);

@@ -21,6 +21,8 @@ namespace bitstair::server {
 // from the full-precision stage; STAGE starts afresh in each, with quantized.step_epochs scaled to the stage's length (rounded down; those that fall
 // on its first epoch are dropped).
 // Calibration is asked for only where a clipped stage follows one trained with ReLU.
+// Guided: every quantised stage is a pair. The first one's full-precision net starts from the full-precision stage, as its low-precision net does; the others
+// find both nets in their parent's checkpoint.
 // data_digest: hex SHA-256 of the data set; empty in an offline plan.
 std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest);
 

@@ -178,6 +178,16 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
   if (weights || activations) {
     for (const auto& [pattern, bits] : stage.layer_widths()) document["layer_widths"][pattern] = bits;
   }
+  if (stage.has_guided()) {
+    nlohmann::json& guided = document["guided"];
+    guided["lambda"] = stage.guided().lambda();
+    guided["teacher"] = Word(v1::TeacherStart_Name(stage.guided().teacher()), "TEACHER_START_");
+    guided["teacher_learning_rate_factor"] = stage.guided().teacher_learning_rate_factor();
+    // Sorted: the trainer goes through them in the network's order, whatever the recipe's.
+    std::vector<std::string> points(stage.guided().hint_points().begin(), stage.guided().hint_points().end());
+    std::sort(points.begin(), points.end());
+    if (!points.empty()) guided["hint_points"] = points;
+  }
   return CanonicalJson(document);
 }
 

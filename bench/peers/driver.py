@@ -1,4 +1,4 @@
-"""What the two benchmarks of a training step share: command line, result lines, starting participants, and a clean end."""
+"""What the benchmarks of a training step share: command line, result lines, starting participants, taking turns, and a clean end."""
 import argparse
 import json
 import pathlib
@@ -6,6 +6,7 @@ import shlex
 import signal
 import statistics
 import sys
+import time
 
 from peers import environment
 from peers.participant import Failure, Participant
@@ -67,6 +68,26 @@ def start_peer(variant, network, batch, settings=None):
     command = [str(environment.PYTHON), '-m', 'peers.torch_peer', '--network', network, '--variant', variant, '--batch', str(batch)]
     command += ['--threads', str(environment.cores())]
     return Participant(variant, command, {**environment.peer_environment(), **(settings or {})}, environment.ROOT / 'bench')
+
+
+def take_turns(network, participants, rounds, steps):
+    """name -> its median step of every round. Who goes first changes from round to round, so nobody always runs after the same other."""
+    times = {name: [] for name in participants}
+    names, turns, start = list(participants), 0, time.monotonic()
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            left = f'; about {(time.monotonic() - start) / turns * (rounds * len(names) - turns):.0f} s left' if turns else ''
+            say(f'{network}: round {number + 1}/{rounds} {name}{left}')
+            times[name].append(statistics.median(participants[name].run(steps)))
+            turns += 1
+    return times
+
+
+def quartiles(ratios):
+    """The first and the third."""
+    low, _, high = statistics.quantiles(ratios, n=4, method='inclusive') if len(ratios) > 1 else ratios * 3
+    return low, high
 
 
 def run(main):

@@ -71,6 +71,11 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, con
       {"epoch_loss_sum", absl::StrFormat("%.17g", checkpoint.epoch_loss_sum)},
       {"epoch_correct", absl::StrCat(checkpoint.epoch_correct)},
   };
+  if (checkpoint.pair.has_value()) {
+    file.metadata["epoch_full_loss_sum"] = absl::StrFormat("%.17g", checkpoint.pair->loss);
+    file.metadata["epoch_full_correct"] = absl::StrCat(checkpoint.pair->correct);
+    file.metadata["epoch_hint_sum"] = absl::StrFormat("%.17g", checkpoint.pair->hint);
+  }
   file.tensors = checkpoint.tensors;
   const absl::StatusOr<std::string> bytes = EncodeSafetensors(file);
   if (!bytes.ok()) return bytes.status();
@@ -122,6 +127,10 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& path, const std::st
   checkpoint.world_size = static_cast<int>(words.Integer("world_size", kMaxInt));
   checkpoint.epoch_loss_sum = words.Real("epoch_loss_sum");
   checkpoint.epoch_correct = words.Integer("epoch_correct", kMaxInt64);
+  if (file->metadata.contains("epoch_hint_sum")) {
+    checkpoint.pair = {
+        .loss = words.Real("epoch_full_loss_sum"), .correct = words.Integer("epoch_full_correct", kMaxInt64), .hint = words.Real("epoch_hint_sum")};
+  }
   if (!words.failure().empty()) return absl::DataLossError(absl::StrCat(path, ": byte 8: ", words.failure()));
   checkpoint.tensors = std::move(file->tensors);
   return checkpoint;

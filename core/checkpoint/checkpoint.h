@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -25,8 +26,15 @@ struct Checkpoint {
   // Sums over the current epoch so far, needed to go on reporting it exactly.
   double epoch_loss_sum = 0;
   int64_t epoch_correct = 0;
+  // A guided pair: the same of its full-precision net, and of the hint.
+  struct PairSums {
+    double loss = 0;
+    int64_t correct = 0;
+    double hint = 0;
+  };
+  std::optional<PairSums> pair;
   // "layer1.0.conv1.weight" (latent weights), "momentum/NAME", "rank0/bn1.running_mean" (every rank's own copy) and, in a final checkpoint or at an epoch's
-  // end, "bn1.running_mean" (the average).
+  // end, "bn1.running_mean" (the average). A guided pair: the low-precision net as above, the full-precision one behind "full/".
   std::map<std::string, at::Tensor> tensors;
 };
 

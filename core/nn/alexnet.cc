@@ -14,6 +14,8 @@ int64_t Pooled(int64_t size) {
   return (size - kPoolSize) / kPoolStride + 1;
 }
 
+constexpr int kConvolutions = 5;
+
 class AlexNet final : public LayeredNetwork {
  public:
   AlexNet(const NetworkConfig& config, const QuantizerFamily& family, bool imagenet)
@@ -26,7 +28,7 @@ class AlexNet final : public LayeredNetwork {
     for (int i = 1; i <= 7; ++i) {
       const size_t group = AddGroup(absl::StrCat("relu", i), i == 7 ? std::vector<std::string>{"fc3.weight"} : std::vector<std::string>{});
       JoinGroup(group, absl::StrCat("bn", i));
-      AddHintPoint(absl::StrCat("relu", i));
+      AddHintPoint(i <= kConvolutions ? absl::StrCat("conv", i) : absl::StrCat("fc", i - kConvolutions), i > kConvolutions);
     }
   }
 
@@ -35,12 +37,14 @@ class AlexNet final : public LayeredNetwork {
     Features x = images;
     size_t group = 0;
     for (Convolution& layer : convolutions_) {
-      x = Normalize(layer.norm, activation_, group++, layer.conv.Forward(x), nullptr, training);
+      x = Normalize(layer.norm, activation_, group, layer.conv.Forward(x), nullptr, training);
+      ShowHint(group++, x);  // a hint point for each group
       if (layer.pooled) x = MaxPool2d(x, kPoolSize, kPoolStride, 0);
     }
     x = Flatten(x);
     for (Hidden& layer : linears_) {
-      x = Normalize(layer.norm, &layer == &linears_.back() ? last_activation_ : activation_, group++, layer.linear.Forward(x), nullptr, training);
+      x = Normalize(layer.norm, &layer == &linears_.back() ? last_activation_ : activation_, group, layer.linear.Forward(x), nullptr, training);
+      ShowHint(group++, x);
     }
     return fc3_.Forward(x);
   }

@@ -27,17 +27,21 @@ class ConvNet28 final : public LayeredNetwork {
     for (int i = 1; i <= 4; ++i) {
       const size_t group = AddGroup(absl::StrCat("relu", i), i == 4 ? std::vector<std::string>{"fc2.weight"} : std::vector<std::string>{});
       JoinGroup(group, absl::StrCat("bn", i));
-      AddHintPoint(absl::StrCat("relu", i));
+      AddHintPoint(i == 4 ? "fc1" : absl::StrCat("conv", i), i >= 3);
     }
   }
 
  protected:
   at::Tensor Logits(const Features& images, bool training) override {
     Features x = Normalize(bn1_, activation_, 0, conv1_.Forward(images), nullptr, training);
+    ShowHint(0, x);
     x = Normalize(bn2_, activation_, 1, conv2_.Forward(MaxPool2d(x, 2, 2, 0)), nullptr, training);
+    ShowHint(1, x);
     x = Normalize(bn3_, activation_, 2, conv3_.Forward(MaxPool2d(x, 2, 2, 0)), nullptr, training);
+    ShowHint(2, x);
     x = Flatten(MaxPool2d(x, 2, 2, 0));
     x = Normalize(bn4_, last_activation_, 3, fc1_.Forward(x), nullptr, training);
+    ShowHint(3, x);
     return fc2_.Forward(x);
   }
 

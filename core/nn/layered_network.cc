@@ -19,13 +19,17 @@ void LayeredNetwork::QuantizeWeights() {
   if (const std::optional<size_t> bad = bitstair::core::QuantizeWeights(weights)) throw NotANumber("parameter " + quantized_[*bad]->name() + " is not finite");
 }
 
-at::Tensor LayeredNetwork::Forward(const at::Tensor& images, bool training) {
+Features LayeredNetwork::PrepareImages(const at::Tensor& images) const {
   TORCH_CHECK(images.dim() == 4 && images.size(1) == config_.image_channels && images.size(2) == config_.image_height && images.size(3) == config_.image_width,
               config_.network, " was made for images of ", config_.image_channels, "x", config_.image_height, "x", config_.image_width, ", got ",
               images.sizes());
   TORCH_CHECK(images.scalar_type() == config_.dtype, config_.network, " computes in ", config_.dtype, ", got images of ", images.scalar_type());
+  return config_.numerics != Numerics::kReference ? FastImages(images) : Features{images.contiguous(), 1, 0};
+}
+
+at::Tensor LayeredNetwork::ForwardPrepared(const Features& images, bool training) {
   const at::AutoGradMode grad_mode(training);
-  return Logits(config_.numerics != Numerics::kReference ? FastImages(images) : Features{images.contiguous(), 1, 0}, training);
+  return Logits(images, training);
 }
 
 at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread) {
@@ -130,6 +134,15 @@ size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> resto
   }
   groups_.push_back({std::move(name), {}, std::move(restored_by)});
   return groups_.size() - 1;
+}
+
+size_t LayeredNetwork::AddHintPoint(std::string name, bool by_default) {
+  hint_points_.push_back({std::move(name), by_default});
+  return hint_points_.size() - 1;
+}
+
+size_t LayeredNetwork::AddBlockHintPoint(const std::string& block, bool last_of_group, bool of_last_two_groups) {
+  return AddHintPoint(last_of_group ? block.substr(0, block.rfind('.')) : block, last_of_group && of_last_two_groups);
 }
 
 const Activation& LayeredNetwork::ActivationOf(size_t group, const Activation& activation) const {

@@ -22,11 +22,14 @@ class LayeredNetwork : public Network {
   LayeredNetwork(NetworkConfig config, QuantizerFamily family);
 
   void QuantizeWeights() override;
-  at::Tensor Forward(const at::Tensor& images, bool training) final;
+  at::Tensor Forward(const at::Tensor& images, bool training) final { return ForwardPrepared(PrepareImages(images), training); }
+  Features PrepareImages(const at::Tensor& images) const final;
+  at::Tensor ForwardPrepared(const Features& images, bool training) final;
   void set_position(const BatchPosition& position) override { *position_ = position; }
   const std::vector<ActivationGroup>& activation_groups() const override { return groups_; }
   void set_activation_observer(ActivationObserver observer) override { observer_ = std::move(observer); }
-  const std::vector<std::string>& hint_points() const override { return hint_points_; }
+  const std::vector<HintPoint>& hint_points() const override { return hint_points_; }
+  void set_hint_observer(HintObserver observer) override { hint_observer_ = std::move(observer); }
   const std::vector<std::string>& layer_names() const override { return layer_names_; }
   std::vector<Parameter>& parameters() override { return parameters_; }
   std::vector<Buffer>& buffers() override { return buffers_; }
@@ -55,7 +58,16 @@ class LayeredNetwork : public Network {
   void JoinGroup(size_t group, const std::string& batch_norm) { groups_[group].batch_norms.push_back(batch_norm); }
 
   void RestoredBy(size_t group, const std::string& parameter) { groups_[group].restored_by.push_back(parameter); }
-  void AddHintPoint(std::string name) { hint_points_.push_back(std::move(name)); }
+
+  // Declares a hint point, in the constructor and in the order of Forward. Returns its index, for ShowHint.
+  size_t AddHintPoint(std::string name, bool by_default);
+  // Of the block called `block` ("layer2.1"), the last one of its group or not: the last one's name is the group's, and a hint point by default if the group is
+  // one of the network's last two. A network that normalises before it convolves shows the activation that reads the sum, for the sum has no range.
+  size_t AddBlockHintPoint(const std::string& block, bool last_of_group, bool of_last_two_groups);
+  // Logits calls it where the features are made.
+  void ShowHint(size_t point, const Features& features) const {
+    if (hint_observer_) hint_observer_(point, features);
+  }
 
   // activation(norm(sums) + shortcut), shown to the observer. values: if not null, what a shortcut from here carries (shortcut_values).
   Features Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training,
@@ -91,9 +103,10 @@ class LayeredNetwork : public Network {
   std::vector<Weight*> quantized_;  // owned by the layers
   std::vector<ActivationGroup> groups_;
   std::vector<std::optional<Activation>> overridden_;  // by group
-  std::vector<std::string> hint_points_;
   std::vector<std::string> layer_names_;
   ActivationObserver observer_;
+  std::vector<HintPoint> hint_points_;
+  HintObserver hint_observer_;
 };
 
 // '*' in the pattern stands for any characters, also none; the whole name must match.

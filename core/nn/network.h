@@ -15,6 +15,7 @@
 
 namespace bitstair::core {
 
+struct Features;        // core/nn/features.h
 class WeightQuantizer;  // core/quant/quantizer.h
 
 // What should be a number is not: what() names it.
@@ -50,6 +51,15 @@ struct ActivationGroup {
 // Sees the values of an activation of group `group` (index into activation_groups()).
 using ActivationObserver = std::function<void(size_t group, const at::Tensor& values)>;
 
+// Features that a guided pair may compare (core/training/guided_step.h): what an activation gives, before any pooling.
+struct HintPoint {
+  std::string name;         // "layer2": what the last block of that group gives; "layer2.0": an inner block; "fc1": a layer outside of blocks
+  bool by_default = false;  // taken where a recipe names none: the last two groups of blocks, or the last two hidden layers where there are no blocks
+};
+
+// Sees the features of hint point `point` (index into hint_points()).
+using HintObserver = std::function<void(size_t point, const Features& features)>;
+
 // Not thread-safe. Calls run on the caller's thread and on LibTorch's intra-op pool.
 class Network {
  public:
@@ -62,6 +72,10 @@ class Network {
   // rank's running statistics, and an autograd graph; otherwise running statistics and no graph.
   virtual at::Tensor Forward(const at::Tensor& images, bool training) = 0;
 
+  // Forward in two steps, so that networks of equal numerics share one conversion of a batch: Forward(images) = ForwardPrepared(PrepareImages(images)).
+  virtual Features PrepareImages(const at::Tensor& images) const = 0;
+  virtual at::Tensor ForwardPrepared(const Features& images, bool training) = 0;
+
   // Of the batch that Forward gets next in training: decides the random numbers of numerics fast8, nothing else.
   virtual void set_position(const BatchPosition& position) = 0;
 
@@ -69,8 +83,9 @@ class Network {
   virtual const std::vector<ActivationGroup>& activation_groups() const = 0;
   virtual void set_activation_observer(ActivationObserver observer) = 0;
 
-  // Where guided training may compare two networks, from the first to the last: outputs of groups of blocks ("layer1"), or activations ("relu6").
-  virtual const std::vector<std::string>& hint_points() const = 0;
+  // In the order of Forward. The observer is called in Forward at each of them; null: none.
+  virtual const std::vector<HintPoint>& hint_points() const = 0;
+  virtual void set_hint_observer(HintObserver observer) = 0;
 
   // What config().layer_widths may name: layers whose weights may be quantised ("layer1.0.conv1"), and activations that may be ("layer1.0.relu1"; those that
   // shortcuts join have one name: that of their group).

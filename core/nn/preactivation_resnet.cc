@@ -28,22 +28,28 @@ class PreactivationResNet final : public LayeredNetwork {
       JoinGroup(block.outer_group, block.name + ".bn1");
       block.inner_group = AddGroup(block.name + ".relu2", {block.name + ".conv2.weight"});
       JoinGroup(block.inner_group, block.name + ".bn2");
+      const size_t number = static_cast<size_t>(&block - blocks_.data()) + 1;
+      block.hint_point = AddBlockHintPoint(block.name, number % blocks_per_group == 0, number > blocks_.size() / kGroups);
     }
     last_group_ = AddGroup("relu", {"fc.weight"});
     JoinGroup(last_group_, "bn");
-    for (int g = 1; g <= kGroups; ++g) AddHintPoint(absl::StrCat("layer", g));
   }
 
  protected:
   at::Tensor Logits(const Features& images, bool training) override {
     Features stream = AddToStream(conv1_.Forward(images), nullptr, config().dtype, training);
+    const Block* before = nullptr;
     for (Block& block : blocks_) {
       const Features outer = Normalize(block.bn1, activation_, block.outer_group, StreamSums(stream, training), nullptr, training);
+      if (before != nullptr) ShowHint(before->hint_point, outer);
+      before = &block;
       const Features inner = Normalize(block.bn2, activation_, block.inner_group, block.conv1.Forward(outer), nullptr, training);
       if (block.stride != 1) stream = PaddedShortcut(stream, block.channels, block.stride);
       stream = AddToStream(block.conv2.Forward(inner), &stream, config().dtype, training);
     }
-    return fc_.Forward(GlobalAveragePool(Normalize(bn_, last_activation_, last_group_, StreamSums(stream, training), nullptr, training)));
+    const Features last = Normalize(bn_, last_activation_, last_group_, StreamSums(stream, training), nullptr, training);
+    ShowHint(before->hint_point, last);
+    return fc_.Forward(GlobalAveragePool(last));
   }
 
  private:
@@ -54,7 +60,7 @@ class PreactivationResNet final : public LayeredNetwork {
     QuantizedConv2d conv1;
     BatchNorm bn2;
     QuantizedConv2d conv2;
-    size_t outer_group = 0, inner_group = 0;
+    size_t outer_group = 0, inner_group = 0, hint_point = 0;
   };
 
   std::vector<Block> MakeBlocks(int blocks_per_group) {

@@ -63,13 +63,13 @@ class ResNet final : public LayeredNetwork {
     size_t stream = stem_;
     for (size_t g = 0; g < groups_.size(); ++g) {
       const std::string name = absl::StrCat("layer", g + 1);
-      AddHintPoint(name);
       for (Block& block : groups_[g]) {
         if (block.shortcut) {
           stream = AddGroup(name);
           JoinGroup(stream, block.name + ".downsample.1");
         }
         block.stream = stream;
+        block.hint_point = AddBlockHintPoint(block.name, &block == &groups_[g].back(), g + 2 >= groups_.size());
         for (size_t i = 0; i < block.layers.size(); ++i) {
           const std::string norm = absl::StrCat(block.name, ".bn", i + 1);
           if (i + 1 < block.layers.size()) block.layers[i].group = AddGroup(absl::StrCat(block.name, ".relu", i + 1));
@@ -90,7 +90,10 @@ class ResNet final : public LayeredNetwork {
       shortcut = apart ? MaxPool2d(shortcut, 3, 2, 1) : x;
     }
     for (std::vector<Block>& group : groups_) {
-      for (Block& block : group) x = Forward(block, x, &block == &groups_.back().back() ? last_activation_ : activation_, training, shortcut);
+      for (Block& block : group) {
+        x = Forward(block, x, &block == &groups_.back().back() ? last_activation_ : activation_, training, shortcut);
+        ShowHint(block.hint_point, x);
+      }
     }
     return fc_.Forward(GlobalAveragePool(x));
   }
@@ -107,6 +110,7 @@ class ResNet final : public LayeredNetwork {
     std::vector<Layer> layers;  // two or three
     std::optional<Layer> shortcut;
     size_t stream = 0;  // group of its output
+    size_t hint_point = 0;
   };
 
   // shortcut: x as shortcuts carry it; becomes the output's.

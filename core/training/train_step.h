@@ -27,8 +27,6 @@ class TrainStep {
   absl::StatusOr<StepResult> Run(const Batch& batch, double learning_rate);
 
  private:
-  at::Tensor Loss(const at::Tensor& logits, const at::Tensor& labels, int64_t* correct) const;
-
   Network* network_;
   Sgd* sgd_;
   GradientSink* gradients_;

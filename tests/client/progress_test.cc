@@ -41,6 +41,17 @@ TEST(StageLineTest, ShowsEverythingInTheGivenWidth) {
   EXPECT_THAT(StageLine(stage, 79, 120), AllOf(StartsWith("W4A32   4/32 bit  epoch 2/4  loss"), Not(HasSubstr("["))));
 }
 
+TEST(StageLineTest, AGuidedPairShowsBothAccuracies) {
+  v1::Job job = DemoJob();
+  v1::Stage& stage = *job.mutable_stages(1);
+  EXPECT_THAT(ResultTable(job), Not(HasSubstr("teacher")));
+  stage.mutable_spec()->mutable_guided();
+  stage.mutable_progress()->mutable_teacher()->set_train_top1(88.5);
+  stage.mutable_epochs(0)->mutable_teacher()->set_test_top1(91.75);
+  EXPECT_THAT(StageLine(stage, 160, -1), HasSubstr("top-1 86.12 %  teacher 88.50 %  12034 images/s"));
+  EXPECT_THAT(ResultTable(job), AllOf(HasSubstr("top-1  teacher  drop"), HasSubstr("90.25 %  91.75 %")));
+}
+
 TEST(StageLineTest, NamesThePhaseWhereThereIsNoTraining) {
   v1::Stage stage = DemoJob().stages(1);
   stage.mutable_progress()->set_phase("evaluate");

@@ -4,7 +4,6 @@
 //   RUN.safetensors          some training steps: initial/NAME, images, labels, learning_rates, and of the core: loss, values/I (step 0, each activation),
 //                            grad/NAME (step 0, averaged gradient of each leaf), final/NAME, momentum/NAME
 #include <cstdio>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -12,27 +11,15 @@
 #include <ATen/Parallel.h>
 
 #include "absl/strings/str_cat.h"
-#include "core/checkpoint/safetensors.h"
-#include "core/files/durable_file.h"
 #include "core/kernels/quant_math.h"
 #include "core/nn/network_state.h"
 #include "core/quant/dorefa.h"
 #include "core/quant/weight_pass.h"
 #include "core/training/train_step.h"
+#include "tests/reference/dump.h"
 
 namespace bitstair::core {
 namespace {
-
-using Tensors = std::map<std::string, at::Tensor>;
-
-bool Write(const std::string& path, const Tensors& tensors) {
-  SafetensorsFile file;
-  for (const auto& [name, tensor] : tensors) file.tensors[name] = tensor.detach().contiguous();
-  const absl::StatusOr<std::string> bytes = EncodeSafetensors(file);
-  const absl::Status status = bytes.ok() ? WriteFileDurably(path, *bytes) : bytes.status();
-  if (!status.ok()) std::fprintf(stderr, "%s: %s\n", path.c_str(), status.ToString().c_str());
-  return status.ok();
-}
 
 Tensors Quantizers() {
   Tensors out;
@@ -63,24 +50,6 @@ Tensors Quantizers() {
   }
   return out;
 }
-
-// Keeps the gradients of the first step.
-class FirstGradients final : public GradientSink {
- public:
-  FirstGradients(Network& network, Tensors& out) : network_(network), out_(out) {}
-  void PrepareForward() override {}
-  void PrepareBackward(const at::Tensor&) override {}
-  void Finish() override {
-    if (seen_) return;
-    seen_ = true;
-    for (const Parameter& p : network_.parameters()) out_["grad/" + p.name] = p.leaf.grad().clone();
-  }
-
- private:
-  Network& network_;
-  Tensors& out_;
-  bool seen_ = false;
-};
 
 constexpr uint64_t kSeed = 1;
 
@@ -160,7 +129,7 @@ absl::StatusOr<Tensors> Train(const Run& run) {
   (*network)->set_activation_observer([&](size_t, const at::Tensor& values) { out[absl::StrCat("values/", activation++)] = values.detach().clone(); });
 
   Sgd sgd((*network)->parameters(), {});
-  FirstGradients gradients(**network, out);
+  FirstGradients gradients(**network, out, "grad/");
   TrainStep step(network->get(), &sgd, &gradients);
   for (int i = 0; i < run.steps; ++i) {
     const absl::StatusOr<StepResult> result = step.Run({out["images"][i], out["labels"][i], i}, out["learning_rates"][i].item<double>());
@@ -198,12 +167,12 @@ int Main(const std::string& folder, const std::string& what) {
   // that bit, which no formula but our own (one fused multiply-add) reproduces.
   at::manual_seed(kSeed);
   const std::string path = absl::StrCat(folder, "/", what, ".safetensors");
-  if (what == "quantizers") return Write(path, Quantizers()) ? 0 : 1;
+  if (what == "quantizers") return WriteTensors(path, Quantizers()) ? 0 : 1;
   if (what == "names") return WriteFileDurably(absl::StrCat(folder, "/names.txt"), Names()).ok() ? 0 : 1;
   for (const Run& run : kRuns) {
     if (what != run.name) continue;
     const absl::StatusOr<Tensors> tensors = Train(run);
-    if (tensors.ok()) return Write(path, *tensors) ? 0 : 1;
+    if (tensors.ok()) return WriteTensors(path, *tensors) ? 0 : 1;
     std::fprintf(stderr, "%s: %s\n", run.name, tensors.status().ToString().c_str());
     return 1;
   }

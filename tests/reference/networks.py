@@ -26,6 +26,12 @@ def blocks_of(model):
     return [(name, group, first, name == names[-1][0]) for name, group, first in names]
 
 
+def hint_name(model, name):
+    """What the core calls the output of this block: the last one of a group is called as the group."""
+    group, block = name.rsplit(".", 1)
+    return name if f"{group}.{int(block) + 1}.conv1.weight" in model.learned else group
+
+
 def padded(x, channels):
     """Option A."""
     added = channels - x.size(1)
@@ -51,6 +57,7 @@ def resnet(model, images):
         elif stride != 1:
             shortcut = padded(shortcut, model.learned[f"{name}.conv{out}.weight"].size(0))
         x = model.layer(inner, bits, f"{name}.conv{out}.weight", f"{name}.bn{out}", 32 if last else bits, shortcut=shortcut)
+        model.hints[hint_name(model, name)] = x
     return model.last_layer(x.mean((2, 3)))
 
 
@@ -82,10 +89,11 @@ def alexnet(model, images):
 
 def convnet28(model, images):
     bits = model.activation_bits
-    x = F.max_pool2d(model.layer(images, 32, "conv1.weight", "bn1", bits), 2)
-    x = F.max_pool2d(model.layer(x, bits, "conv2.weight", "bn2", bits), 2)
-    x = F.max_pool2d(model.layer(x, bits, "conv3.weight", "bn3", bits), 2)
-    return model.last_layer(model.layer(x.flatten(1), bits, "fc1.weight", "bn4", 32))
+    x = model.hints["conv1"] = model.layer(images, 32, "conv1.weight", "bn1", bits)
+    x = model.hints["conv2"] = model.layer(F.max_pool2d(x, 2), bits, "conv2.weight", "bn2", bits)
+    x = model.hints["conv3"] = model.layer(F.max_pool2d(x, 2), bits, "conv3.weight", "bn3", bits)
+    x = model.hints["fc1"] = model.layer(F.max_pool2d(x, 2).flatten(1), bits, "fc1.weight", "bn4", 32)
+    return model.last_layer(x)
 
 
 def batch_norm_names(name, channels):

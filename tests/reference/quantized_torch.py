@@ -208,6 +208,7 @@ class Model:
         for name, values in self.quantized_graph.items():
             self.leaves[name] = values.detach().requires_grad_()
         self.activations = []
+        self.hints = {}  # what guided training compares, by the core's names
 
     def forward(self, images):
         return networks.forward_of(self.learned)(self, images)

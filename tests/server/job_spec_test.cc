@@ -41,6 +41,7 @@ TEST(JobSpecTest, WritesEveryDefaultOut) {
   EXPECT_EQ(spec->max_attempts(), 3);
   EXPECT_EQ(spec->data().augmentation(), v1::AUGMENTATION_NONE);
   EXPECT_EQ(spec->data().unreadable_images(), v1::UNREADABLE_IMAGES_ERROR);
+  EXPECT_FALSE(spec->has_guided());
 }
 
 TEST(JobSpecTest, ResolvingAgainChangesNothing) {
@@ -48,10 +49,15 @@ TEST(JobSpecTest, ResolvingAgainChangesNothing) {
   spec.mutable_quantized()->set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_STEP);
   spec.mutable_quantized()->add_step_epochs(4);
   spec.set_momentum(0);
+  spec.mutable_guided();
   const auto once = ResolveJobSpec(spec);
   ASSERT_TRUE(once.ok()) << once.status();
   EXPECT_FALSE(once->nesterov());
   EXPECT_EQ(once->quantized().step_gamma(), 0.1);
+  EXPECT_EQ(once->guided().lambda(), 10);
+  EXPECT_EQ(once->guided().teacher_learning_rate_factor(), 0.2);
+  EXPECT_EQ(once->guided().teacher(), v1::TEACHER_START_CARRY);
+  EXPECT_TRUE(once->guided().hint_points().empty());
   const auto twice = ResolveJobSpec(*once);
   ASSERT_TRUE(twice.ok()) << twice.status();
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*once, *twice));
@@ -127,6 +133,16 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
        [](auto* s) {
          for (int i = 0; i < 65; ++i) (*s->mutable_layer_widths())["conv" + std::to_string(i)] = "8";
        }},
+      {"guided", "widths must begin with 32", [](auto* s) { s->mutable_guided(), s->mutable_widths()->erase(s->widths().begin()), s->clear_pretrain(); }},
+      {"guided", "no width is below 32", [](auto* s) { s->mutable_guided(), s->mutable_widths()->Truncate(1), s->clear_quantized(); }},
+      {"guided", "two_stage_activation: clip", [](auto* s) { s->mutable_guided(), s->set_two_stage_activation(v1::ACTIVATION_FUNCTION_RELU); }},
+      {"guided.lambda", "is -1", [](auto* s) { s->mutable_guided()->set_lambda(-1); }},
+      {"guided.lambda", "is nan", [&](auto* s) { s->mutable_guided()->set_lambda(nan); }},
+      {"guided.teacher_learning_rate_factor", "is 101", [](auto* s) { s->mutable_guided()->set_teacher_learning_rate_factor(101); }},
+      {"guided.teacher", "no value 5", [](auto* s) { s->mutable_guided()->set_teacher(static_cast<v1::TeacherStart>(5)); }},
+      {"guided.hint_points[1]", "no hint point of convnet28; known: conv1, conv2, conv3, fc1",
+       [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("layer3"); }},
+      {"guided.hint_points[1]", "named twice", [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("fc1"); }},
       {"checkpoint.every_steps", "is -1", [](auto* s) { s->mutable_checkpoint()->set_every_steps(-1); }},
       {"max_attempts", "is 101", [](auto* s) { s->set_max_attempts(101); }},
       {"environment[\"LD_PRELOAD\"]", "is not allowed", [](auto* s) { (*s->mutable_environment())["LD_PRELOAD"] = "x"; }},

@@ -52,6 +52,19 @@ TEST(PlannerTest, WithoutTwoStagesEachWidthIsOneStage) {
   EXPECT_THAT(Names(Plan(spec)), ElementsAre("W32A32", "W8A8", "W4A4"));
 }
 
+TEST(PlannerTest, GuidedMakesAPairOfEachQuantisedStage) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.mutable_guided()->set_lambda(30);
+  const auto stages = Plan(spec);
+  EXPECT_FALSE(stages[0].has_guided());
+  for (size_t i = 1; i < stages.size(); ++i) {
+    EXPECT_EQ(stages[i].guided().lambda(), 30);
+    EXPECT_EQ(stages[i].guided().teacher(), v1::TEACHER_START_CARRY);
+    EXPECT_EQ(stages[i].guided().teacher_learning_rate_factor(), 0.2);
+    EXPECT_EQ(stages[i].parent(), stages[i - 1].name());
+  }
+}
+
 TEST(PlannerTest, AListWithout32StartsFromScratch) {
   v1::JobSpec spec = testing::SmallSpec();
   spec.mutable_widths()->erase(spec.widths().begin());

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 
 #include "server/job_spec.h"
 #include "server/planner.h"
@@ -101,6 +102,36 @@ TEST(StageKeyTest, NetworkOptionsAreWrittenOnlyWhereTheyCount) {
   EXPECT_FALSE(weights.contains("shortcut_values"));
   EXPECT_EQ(both["shortcut_values"], "float");
   EXPECT_EQ(both["layer_widths"], (nlohmann::json{{"*conv2", 16}, {"relu1", 8}}));
+}
+
+// A pair's stages are other training runs than those of the net alone; the full-precision stage is the same.
+TEST(StageKeyTest, GuidedStagesHaveKeysOfTheirOwn) {
+  v1::JobSpec spec = testing::SmallSpec();
+  const auto alone = Keys(spec);
+  spec.mutable_guided();
+  const auto guided = Keys(spec);
+  EXPECT_EQ(guided.at("W32A32"), alone.at("W32A32"));
+  for (const char* stage : {"W8A32", "W8A8", "W4A8", "W4A4"}) EXPECT_NE(guided.at(stage), alone.at(stage)) << stage;
+  const auto resolved = ResolveJobSpec(spec);
+  ASSERT_TRUE(resolved.ok());
+  EXPECT_NE(StageKeyDocument(PlanStages(*resolved, testing::kDigestA)[1], "PARENT")
+                .find(R"("guided":{"lambda":10,"teacher":"carry","teacher_learning_rate_factor":0.2},)"),
+            std::string::npos);
+  EXPECT_EQ(guided.at("W4A4"), "daac07f5c7a7c6db17c98cefbb6bc61fcefe123695a2590b8ab354174bbe0c1e");
+
+  std::set<std::string> keys{guided.at("W8A32")};
+  for (const auto& change :
+       std::vector<std::function<void(v1::GuidedSpec&)>>{[](auto& g) { g.set_lambda(100); }, [](auto& g) { g.set_teacher(v1::TEACHER_START_RESET); },
+                                                         [](auto& g) { g.set_teacher_learning_rate_factor(0); }, [](auto& g) { g.add_hint_points("fc1"); }}) {
+    v1::JobSpec other = spec;
+    change(*other.mutable_guided());
+    EXPECT_TRUE(keys.insert(Keys(other).at("W8A32")).second);
+  }
+  // The order of the names says nothing.
+  v1::JobSpec one = spec, two = spec;
+  for (const char* name : {"fc1", "conv3"}) one.mutable_guided()->add_hint_points(name);
+  for (const char* name : {"conv3", "fc1"}) two.mutable_guided()->add_hint_points(name);
+  EXPECT_EQ(Keys(one), Keys(two));
 }
 
 TEST(StageKeyTest, WhatCannotChangeABitIsNotInTheKey) {

@@ -86,11 +86,12 @@ double ProgressReport::SecondsLeft() const {
   return static_cast<double>(steps_left) * batch_size_ / rate + static_cast<double>(epochs_left + 1) * evaluation;
 }
 
-void ProgressReport::Progress(double mean_loss, double top1, int64_t all_reduce_bytes, bool now) {
+void ProgressReport::Progress(double mean_loss, double top1, const v1::TeacherResult* teacher, int64_t all_reduce_bytes, bool now) {
   if (!is_rank0_ || (!now && Clock::now() - progress_sent_ < kProgressInterval)) return;
   progress_sent_ = Clock::now();
   last_.set_loss(mean_loss);
   last_.set_train_top1(top1);
+  if (teacher != nullptr) *last_.mutable_teacher() = *teacher;
   last_.set_images_per_second(images_per_second());
   last_.set_seconds_left(SecondsLeft());
   last_.set_phase(phase_);

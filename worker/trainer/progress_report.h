@@ -33,7 +33,8 @@ class ProgressReport {
   void EndEvaluation(double seconds) { evaluation_seconds_ = seconds; }
 
   // Rank 0: sent if a quarter of a second has passed since the last, or if `now`.
-  void Progress(double mean_loss, double top1, int64_t all_reduce_bytes, bool now = false);
+  // teacher: of a guided pair's full-precision net; null: there is none.
+  void Progress(double mean_loss, double top1, const v1::TeacherResult* teacher, int64_t all_reduce_bytes, bool now = false);
 
   // Over all ranks, of the current epoch so far.
   double images_per_second() const;

@@ -1,6 +1,7 @@
 #include "worker/trainer/stage_config.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 
@@ -30,6 +31,12 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   if (spec.data().train_limit() < 0 || spec.data().test_limit() < 0) return wrong("spec.data limits below zero");
   if (spec.checkpoint().every_steps() < 0) return wrong("spec.checkpoint.every_steps ", spec.checkpoint().every_steps());
   if (!v1::Numerics_IsValid(spec.numerics())) return wrong("spec.numerics ", static_cast<int>(spec.numerics()));
+  if (spec.has_guided()) {
+    const double factor = spec.guided().teacher_learning_rate_factor();
+    if (!(factor >= 0 && std::isfinite(factor))) return wrong("spec.guided.teacher_learning_rate_factor ", factor);
+    if (spec.parent().empty()) return wrong("a guided stage needs a parent for its full-precision net");
+    if (spec.activation() != v1::ACTIVATION_FUNCTION_CLIP) return wrong("a guided stage needs activations that clip");
+  }
   if (start.checkpoint_dir().empty()) return wrong("checkpoint_dir is empty");
   if (!spec.parent().empty() && start.parent_path().empty() && start.resume_path().empty())
     return wrong("stage ", spec.name(), " has a parent, but no checkpoint of it came");
@@ -64,6 +71,16 @@ core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::Sa
   config.activation_bits = 32;
   config.activation = core::ActivationFunction::kRelu;
   return config;
+}
+
+core::NetworkConfig TeacherConfigOf(const v1::StageSpec& spec, const core::SampleSource& data) {
+  core::NetworkConfig config = ParentReluConfigOf(spec, data);
+  config.activation = core::ActivationFunction::kClip;
+  return config;
+}
+
+core::GuidedOptions GuidedOptionsOf(const v1::StageSpec& spec) {
+  return {.lambda = spec.guided().lambda(), .hint_points = {spec.guided().hint_points().begin(), spec.guided().hint_points().end()}};
 }
 
 core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec) {

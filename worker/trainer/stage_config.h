@@ -8,6 +8,7 @@
 #include "core/data/batch_loader.h"
 #include "core/data/sample_source.h"
 #include "core/nn/network_config.h"
+#include "core/training/guided_step.h"
 #include "core/training/schedule.h"
 #include "core/training/sgd.h"
 
@@ -22,6 +23,10 @@ core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::Sampl
 // The same weights as the parent trained them: full precision, ReLU. For calibration.
 core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::SampleSource& data);
 
+// The full-precision net that guides this stage: it clips, as the calibration leaves it.
+core::NetworkConfig TeacherConfigOf(const v1::StageSpec& spec, const core::SampleSource& data);
+
+core::GuidedOptions GuidedOptionsOf(const v1::StageSpec& spec);
 core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec);
 core::LearningRateSchedule ScheduleOf(const v1::StageSpec& spec);
 core::BatchLoaderOptions LoaderOptionsOf(const v1::StartTrainer& start);

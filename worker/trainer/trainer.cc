@@ -11,13 +11,18 @@
 #include <exception>
 #include <optional>
 #include <stdexcept>
+#include <utility>
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/data/dataset.h"
 #include "core/kernels/convolution.h"
 #include "core/kernels/fused/fused_norm.h"
+#include "core/nn/network_state.h"
 #include "core/training/evaluate.h"
 #include "core/training/schedule.h"
 #include "worker/trainer/stage_config.h"
@@ -133,11 +138,27 @@ absl::Status Trainer::Load() {
   }
   report_.SetStage(spec().epochs(), steps_per_epoch_, spec().batch_size(), test_->size());
 
-  absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(NetworkConfigOf(spec(), *train_));
-  if (!network.ok()) return network.status();
-  network_ = *std::move(network);
-  sgd_ = std::make_unique<core::Sgd>(network_->parameters(), SgdOptionsOf(spec()));
+  if (absl::Status status = LoadNets(); !status.ok()) return status;
   return LoadState();
+}
+
+absl::Status Trainer::LoadNets() {
+  std::vector<std::pair<std::string, core::NetworkConfig>> configs{{"", NetworkConfigOf(spec(), *train_)}};
+  if (spec().has_guided()) configs.emplace_back(kFullPrefix, TeacherConfigOf(spec(), *train_));
+  for (const auto& [prefix, config] : configs) {
+    absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(config);
+    if (!network.ok()) return network.status();
+    auto sgd = std::make_unique<core::Sgd>((*network)->parameters(), SgdOptionsOf(spec()));
+    nets_.push_back({prefix, *std::move(network), std::move(sgd), nullptr, nullptr});
+  }
+  // What a recipe may have wrong is found before the data is worked on.
+  return spec().has_guided() ? core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points).status() : absl::OkStatus();
+}
+
+std::vector<StageNet> Trainer::StageNets() const {
+  std::vector<StageNet> nets;
+  for (const Net& net : nets_) nets.push_back({net.network.get(), net.sgd.get(), net.prefix});
+  return nets;
 }
 
 absl::Status Trainer::LoadData() {
@@ -168,11 +189,16 @@ absl::Status Trainer::LoadState() {
   if (!checkpoint.ok()) return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, checkpoint.status());
   absl::Status status;
   if (!start_.resume_path().empty()) {
-    status = Resume(*checkpoint, start_, *network_, *sgd_, &position_);
+    status = Resume(*checkpoint, start_, StageNets(), &position_);
     if (status.ok() && position_.step > steps_per_epoch_) status = absl::InvalidArgumentError(absl::StrCat("step ", position_.step, " of ", steps_per_epoch_));
   } else {
     if (spec().calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) report_.Phase("calibrate", kLoadDeadline);
-    status = StartFromParent(*checkpoint, spec(), *train_, *network_, *sgd_);
+    status = StartFromParent(*checkpoint, spec(), *train_, *nets_[0].network, *nets_[0].sgd);
+    if (status.ok() && spec().has_guided()) status = StartTeacher(*checkpoint, spec(), *train_, *nets_[1].network, *nets_[1].sgd);
+  }
+  if (status.ok() && spec().guided().teacher() == v1::TEACHER_START_RESET) {
+    teacher_start_ = TeacherStart(*checkpoint);
+    if (teacher_start_.empty()) teacher_start_ = core::NetworkToTensors(*nets_[1].network);  // the chain's first pair
   }
   if (status.ok()) return status;
   // The checkpoint has been read: what is damaged is an image that calibration looks at.
@@ -207,10 +233,9 @@ absl::Status Trainer::Join() {
     const std::optional<int> gpu = start_.slot().kind() == v1::SLOT_KIND_GPU ? std::optional<int>(start_.slot().index()) : std::nullopt;
     group_ = std::make_unique<ProcessGroup>(store_->store(), start_.rank(), start_.world_size(), start_.data_address(), gpu);
   }
-  gradients_ = MakeGradientAllreduce(network_->parameters(), *group_);
-  step_ = std::make_unique<core::TrainStep>(network_.get(), sgd_.get(), gradients_.get());
+  if (absl::Status status = MakeStep(); !status.ok()) return status;
 
-  const std::string digest = ParametersDigest(*network_, *sgd_);
+  const std::string digest = ParametersDigest(StageNets());
   at::Tensor own = at::empty({static_cast<int64_t>(digest.size())}, at::kByte);
   std::copy(digest.begin(), digest.end(), static_cast<char*>(own.mutable_data_ptr()));
   const std::vector<at::Tensor> all = group_->AllGather(own);
@@ -218,11 +243,31 @@ absl::Status Trainer::Join() {
     if (!all[rank].equal(own)) return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " starts from other parameters than rank ", start_.rank()));
   }
   spdlog::info("{}: rank {} of {}, {} threads, numerics {}, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(),
-               at::get_num_threads(), NumericsName(network_->config()),
+               at::get_num_threads(), NumericsName(nets_[0].network->config()),
                !start_.resume_path().empty()   ? "a checkpoint of its own"
                : !start_.parent_path().empty() ? "its parent"
                                                : "the seed",
                digest);
+  return absl::OkStatus();
+}
+
+// The parts of a step that need the gang.
+absl::Status Trainer::MakeStep() {
+  for (Net& net : nets_) {
+    if (!net.prefix.empty() && start_.world_size() > 1) {
+      net.group = std::make_unique<ProcessGroup>(c10::make_intrusive<c10d::PrefixStore>(net.prefix, store_->store()), start_.rank(), start_.world_size(),
+                                                 start_.data_address(), group_->gpu());
+    }
+    net.gradients = MakeGradientAllreduce(net.network->parameters(), net.group != nullptr ? *net.group : *group_);
+  }
+  const auto member = [](const Net& net) { return core::PairMember{net.network.get(), net.sgd.get(), net.gradients.get()}; };
+  if (!spec().has_guided()) {
+    step_ = std::make_unique<core::TrainStep>(nets_[0].network.get(), nets_[0].sgd.get(), nets_[0].gradients.get());
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<core::GuidedStep>> step = core::GuidedStep::Create(member(nets_[0]), member(nets_[1]), GuidedOptionsOf(spec()));
+  if (!step.ok()) return step.status();
+  guided_step_ = *std::move(step);
   return absl::OkStatus();
 }
 
@@ -257,6 +302,13 @@ absl::Status Trainer::TrainEpoch() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<core::GuidedStepResult> Trainer::RunStep(const core::Batch& batch) {
+  if (guided_step_ != nullptr) return guided_step_->Run(batch, learning_rate_, learning_rate_ * spec().guided().teacher_learning_rate_factor());
+  const absl::StatusOr<core::StepResult> alone = step_->Run(batch, learning_rate_);
+  if (!alone.ok()) return alone.status();
+  return core::GuidedStepResult{.low = *alone};
+}
+
 absl::Status Trainer::TakeStep() {
   CrashForTests();
   core::Batch batch;
@@ -264,19 +316,26 @@ absl::Status Trainer::TakeStep() {
   if (!has_batch && loader_->status().ok()) return absl::InternalError(absl::StrCat(Where(), ": the loader has no batch"));
   LogSkipped(batch.skipped);
   learning_rate_ = core::LearningRateAt(ScheduleOf(spec()), spec().schedule_offset() + position_.epoch, position_.step, steps_per_epoch_);
-  const absl::StatusOr<core::StepResult> result = has_batch ? step_->Run(batch, learning_rate_) : loader_->status();
-  if (!result.ok()) gradients_->Abstain();
+  const absl::StatusOr<core::GuidedStepResult> result = has_batch ? RunStep(batch) : loader_->status();
+  for (Net& net : nets_) {
+    if (!result.ok()) net.gradients->Abstain();
+  }
 
   // One small exchange per step: sums for the report, whether a rank was asked to stop, whether a rank failed. All ranks draw the same conclusions.
   const double images = static_cast<double>(spec().batch_size()) / start_.world_size();
+  const core::GuidedStepResult done = result.ok() ? *result : core::GuidedStepResult();
   const std::vector<std::vector<double>> all =
-      Exchange(*group_, {result.ok() ? result->loss * images : 0, result.ok() ? static_cast<double>(result->correct) : 0, channel_.stop_requested() ? 1.0 : 0.0,
+      Exchange(*group_, {done.low.loss * images, static_cast<double>(done.low.correct), channel_.stop_requested() ? 1.0 : 0.0,
                          result.ok() ? kFine
                          : has_batch ? kFailed
-                                     : kBadData});
+                                     : kBadData,
+                         done.full.loss * images, static_cast<double>(done.full.correct), done.hint * images});
   if (Sum(all, 3) > 0) return FailTogether(result.status(), Column(all, 3));
   position_.loss_sum += Sum(all, 0);
   position_.correct += static_cast<int64_t>(Sum(all, 1));
+  position_.full_loss_sum += Sum(all, 4);
+  position_.full_correct += static_cast<int64_t>(Sum(all, 5));
+  position_.hint_sum += Sum(all, 6);
   ++position_.step;
   stop_agreed_ = Sum(all, 2) > 0;
   return absl::OkStatus();
@@ -284,39 +343,43 @@ absl::Status Trainer::TakeStep() {
 
 absl::Status Trainer::EndEpoch() {
   report_.Evaluating();
-  SetStatistics(MeanStatistics(group_->AllGather(FlattenStatistics(*network_))), *network_);
+  for (const Net& net : nets_) SetStatistics(MeanStatistics(group_->AllGather(FlattenStatistics(*net.network))), *net.network);
 
   const auto begin = ProgressReport::Clock::now();
-  const int64_t first = test_->size() * start_.rank() / start_.world_size(), last = test_->size() * (start_.rank() + 1) / start_.world_size();
-  const absl::StatusOr<core::EvaluationSums> read = core::Evaluate(*network_, *test_, first, last, EvaluationBatch(test_->shape()), [this](int64_t) {
-    report_.Evaluating();
-    SendProgress();
-  });
-  const core::EvaluationSums own = read.ok() ? *read : core::EvaluationSums{};
-  const std::vector<std::vector<double>> all =
-      Exchange(*group_, {own.loss, static_cast<double>(own.top1), static_cast<double>(own.top5), static_cast<double>(own.images),
-                         static_cast<double>(skipped_ + own.skipped), read.ok() ? kFine : kBadData});
-  if (Sum(all, 5) > 0) return FailTogether(read.status(), Column(all, 5));
-  if (Sum(all, 3) == 0) return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": no test image can be read")));
-  const double evaluation_seconds = SecondsSince(begin), images = Sum(all, 3), trained = static_cast<double>(steps_per_epoch_) * spec().batch_size();
+  std::vector<TestResult> tests;
+  for (const Net& net : nets_) {
+    absl::StatusOr<TestResult> test = Evaluate(*net.network);
+    if (!test.ok()) return test.status();
+    tests.push_back(*std::move(test));
+  }
+  const double evaluation_seconds = SecondsSince(begin), trained = static_cast<double>(steps_per_epoch_) * spec().batch_size();
   report_.EndEvaluation(evaluation_seconds);
 
   v1::EpochResult result;
   result.set_epoch(position_.epoch + 1);
   result.set_train_loss(position_.loss_sum / trained);
   result.set_train_top1(100 * static_cast<double>(position_.correct) / trained);
-  result.set_test_loss(Sum(all, 0) / images);
-  result.set_test_top1(100 * Sum(all, 1) / images);
-  result.set_test_top5(100 * Sum(all, 2) / images);
+  result.set_test_loss(tests[0].loss);
+  result.set_test_top1(tests[0].top1);
+  result.set_test_top5(tests[0].top5);
   result.set_learning_rate(learning_rate_);
   result.set_seconds(report_.training_seconds() + evaluation_seconds);
   result.set_images_per_second(report_.images_per_second());
   result.set_data_wait_seconds(loader_->wait_seconds());
-  result.set_skipped_images(static_cast<int64_t>(Sum(all, 4)));
+  // Both nets read the same test images.
+  result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {static_cast<double>(skipped_)}), 0)));
   if (result.skipped_images() > 0 && is_rank0()) spdlog::warn("{}: {} images could not be read", Where(), result.skipped_images());
-  spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
-               spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), result.images_per_second(),
-               gradients_->bytes_sent(), ParametersDigest(*network_, *sgd_));
+  std::string teacher;
+  if (spec().has_guided()) {
+    *result.mutable_teacher() = TeacherSoFar();
+    result.mutable_teacher()->set_test_loss(tests[1].loss);
+    result.mutable_teacher()->set_test_top1(tests[1].top1);
+    result.mutable_teacher()->set_test_top5(tests[1].top5);
+    teacher = absl::StrFormat(", full-precision net %.2f %%, hint %.5f", tests[1].top1, result.teacher().hint());
+  }
+  spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %{}, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
+               spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), teacher,
+               result.images_per_second(), bytes_sent(), ParametersDigest(StageNets()));
   if (is_rank0()) {
     SendProgress(/*now=*/true);
     v1::FromTrainer message;
@@ -328,23 +391,56 @@ absl::Status Trainer::EndEpoch() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Trainer::TestResult> Trainer::Evaluate(core::Network& network) {
+  const int64_t first = test_->size() * start_.rank() / start_.world_size(), last = test_->size() * (start_.rank() + 1) / start_.world_size();
+  const absl::StatusOr<core::EvaluationSums> read = core::Evaluate(network, *test_, first, last, EvaluationBatch(test_->shape()), [this](int64_t) {
+    report_.Evaluating();
+    SendProgress();
+  });
+  const core::EvaluationSums own = read.ok() ? *read : core::EvaluationSums{};
+  const std::vector<std::vector<double>> all =
+      Exchange(*group_, {own.loss, static_cast<double>(own.top1), static_cast<double>(own.top5), static_cast<double>(own.images),
+                         static_cast<double>(own.skipped), read.ok() ? kFine : kBadData});
+  if (Sum(all, 5) > 0) return FailTogether(read.status(), Column(all, 5));
+  const double images = Sum(all, 3);
+  if (images == 0) return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": no test image can be read")));
+  return TestResult{Sum(all, 0) / images, 100 * Sum(all, 1) / images, 100 * Sum(all, 2) / images, static_cast<int64_t>(Sum(all, 4))};
+}
+
+// Of the training images of this epoch.
+v1::TeacherResult Trainer::TeacherSoFar() const {
+  const double images = static_cast<double>(position_.step) * spec().batch_size();
+  v1::TeacherResult teacher;
+  teacher.set_train_loss(position_.full_loss_sum / images);
+  teacher.set_train_top1(100 * static_cast<double>(position_.full_correct) / images);
+  teacher.set_hint(position_.hint_sum / images);
+  return teacher;
+}
+
+int64_t Trainer::bytes_sent() const {
+  int64_t bytes = 0;
+  for (const Net& net : nets_) bytes += net.gradients->bytes_sent();
+  return bytes;
+}
+
 // Reads training state, changes none of it.
 absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
   report_.Phase("checkpoint", kCheckpointDeadline);
-  const std::vector<at::Tensor> statistics = group_->AllGather(FlattenStatistics(*network_));
+  core::Checkpoint checkpoint = MakeCheckpoint(start_, position_, final);
+  for (const StageNet& net : StageNets()) AddNet(net, group_->AllGather(FlattenStatistics(*net.network)), averaged, &checkpoint);
+  AddTeacherStart(teacher_start_, &checkpoint);
   if (is_rank0()) {
-    const absl::StatusOr<core::SavedCheckpoint> saved =
-        core::SaveCheckpoint(start_.checkpoint_dir(), MakeCheckpoint(start_, *network_, *sgd_, position_, statistics, averaged, final), NumericProfile(start_));
+    const absl::StatusOr<core::SavedCheckpoint> saved = core::SaveCheckpoint(start_.checkpoint_dir(), checkpoint, NumericProfile(start_));
     if (!saved.ok()) return absl::Status(saved.status().code(), absl::StrCat(Where(), ": cannot save a checkpoint: ", saved.status().message()));
     v1::FromTrainer message;
     message.mutable_checkpoint()->set_path(saved->path);
-    v1::Checkpoint* checkpoint = message.mutable_checkpoint()->mutable_checkpoint();
-    checkpoint->set_sha256(saved->sha256);
-    checkpoint->set_size_bytes(saved->size_bytes);
-    checkpoint->set_epoch(position_.epoch);
-    checkpoint->set_step(position_.step);
-    checkpoint->set_final(final);
-    checkpoint->set_generation(start_.attempt().generation());
+    v1::Checkpoint* told = message.mutable_checkpoint()->mutable_checkpoint();
+    told->set_sha256(saved->sha256);
+    told->set_size_bytes(saved->size_bytes);
+    told->set_epoch(position_.epoch);
+    told->set_step(position_.step);
+    told->set_final(final);
+    told->set_generation(start_.attempt().generation());
     channel_.Send(message);
     spdlog::info("{}: {}checkpoint {}", Where(), final ? "final " : "", saved->sha256);
   }
@@ -365,7 +461,10 @@ absl::Status Trainer::Leave() {
 
 void Trainer::SendProgress(bool now) {
   const double images = static_cast<double>(position_.step) * spec().batch_size();
-  if (images > 0) report_.Progress(position_.loss_sum / images, 100 * static_cast<double>(position_.correct) / images, gradients_->bytes_sent(), now);
+  if (images <= 0) return;
+  const v1::TeacherResult teacher = spec().has_guided() ? TeacherSoFar() : v1::TeacherResult();
+  report_.Progress(position_.loss_sum / images, 100 * static_cast<double>(position_.correct) / images, spec().has_guided() ? &teacher : nullptr, bytes_sent(),
+                   now);
 }
 
 absl::Status Trainer::Fail(v1::ExitCause cause, absl::Status status) {

@@ -12,6 +12,7 @@
 #include "core/data/batch_loader.h"
 #include "core/data/sample_source.h"
 #include "core/nn/network.h"
+#include "core/training/guided_step.h"
 #include "core/training/sgd.h"
 #include "core/training/train_step.h"
 #include "worker/trainer/gradient_allreduce.h"
@@ -47,8 +48,19 @@ class Trainer {
   absl::Status Leave();     // nobody goes before all are done
 
   absl::Status LoadData();
+  absl::Status LoadNets();
   absl::Status LoadState();
+  absl::Status MakeStep();
   absl::Status TakeStep();
+  absl::StatusOr<core::GuidedStepResult> RunStep(const core::Batch& batch);
+  // Of one net, over all ranks.
+  struct TestResult {
+    double loss, top1, top5;
+    int64_t skipped;  // images
+  };
+  absl::StatusOr<TestResult> Evaluate(core::Network& network);
+  v1::TeacherResult TeacherSoFar() const;
+  int64_t bytes_sent() const;
   absl::Status SaveCheckpoint(bool averaged, bool final);
   absl::Status StopHere();
   // All ranks call it after they have agreed that one of them failed; all give the same status and cause. failures: of each rank, kFine, kFailed or kBadData.
@@ -69,12 +81,21 @@ class Trainer {
   std::unique_ptr<core::SampleSource> train_;
   std::unique_ptr<core::SampleSource> test_;
   std::unique_ptr<core::BatchLoader> loader_;
-  std::unique_ptr<core::Network> network_;
-  std::unique_ptr<core::Sgd> sgd_;
   std::unique_ptr<RendezvousStore> store_;  // null in a gang of one
-  std::unique_ptr<ProcessGroup> group_;
-  std::unique_ptr<GradientAllreduce> gradients_;
-  std::unique_ptr<core::TrainStep> step_;
+  std::unique_ptr<ProcessGroup> group_;     // of the stage's own net, and for all other exchanges
+  // A net with what trains it. Each has an all-reduce and a process group of its own, so that the buckets of one do not wait for the other's.
+  struct Net {
+    std::string prefix;  // of its names in a checkpoint
+    std::unique_ptr<core::Network> network;
+    std::unique_ptr<core::Sgd> sgd;
+    std::unique_ptr<ProcessGroup> group;  // null: group_
+    std::unique_ptr<GradientAllreduce> gradients;
+  };
+  std::vector<Net> nets_;  // the stage's own; in a guided pair the full-precision one, too
+  std::vector<StageNet> StageNets() const;
+  std::unique_ptr<core::TrainStep> step_;  // one of the two
+  std::unique_ptr<core::GuidedStep> guided_step_;
+  NamedTensors teacher_start_;  // TEACHER_START_RESET alone
 
   Position position_;
   int64_t steps_per_epoch_ = 0;

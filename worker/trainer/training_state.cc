@@ -24,25 +24,28 @@ constexpr int64_t kCalibrationImages = 2048;
 constexpr int kCalibrationBatch = 128;
 constexpr int kNumericsVersion = 3;  // as in server/stage_key.h
 
-std::string MomentumName(const std::string& parameter) {
-  return absl::StrCat("momentum/", parameter);
+constexpr char kStartPrefix[] = "full/start/";
+
+std::string MomentumName(const std::string& prefix, const std::string& parameter) {
+  return absl::StrCat(prefix, "momentum/", parameter);
 }
-std::string RankPrefix(int rank) {
-  return absl::StrCat("rank", rank, "/");
+std::string RankPrefix(const std::string& prefix, int rank) {
+  return absl::StrCat(prefix, "rank", rank, "/");
 }
 
-// The network's own tensors in a checkpoint: neither momentum nor a rank's copies.
-std::map<std::string, at::Tensor> NetworkTensors(const core::Checkpoint& checkpoint) {
-  std::map<std::string, at::Tensor> tensors;
-  for (const auto& [name, tensor] : checkpoint.tensors) {
-    if (!absl::StrContains(name, '/')) tensors.emplace(name, tensor);
+// A network's own tensors in a checkpoint: neither momentum nor a rank's copies.
+NamedTensors NetworkTensors(const core::Checkpoint& checkpoint, const std::string& prefix) {
+  NamedTensors tensors;
+  for (auto at = checkpoint.tensors.lower_bound(prefix); at != checkpoint.tensors.end() && absl::StartsWith(at->first, prefix); ++at) {
+    const std::string name = at->first.substr(prefix.size());
+    if (!absl::StrContains(name, '/')) tensors.emplace(name, at->second);
   }
   return tensors;
 }
 
-absl::Status CopyMomentum(const core::Checkpoint& checkpoint, core::Network& network, core::Sgd& sgd) {
+absl::Status CopyMomentum(const core::Checkpoint& checkpoint, const std::string& prefix, core::Network& network, core::Sgd& sgd) {
   for (size_t i = 0; i < network.parameters().size(); ++i) {
-    const std::string name = MomentumName(network.parameters()[i].name);
+    const std::string name = MomentumName(prefix, network.parameters()[i].name);
     const auto found = checkpoint.tensors.find(name);
     at::Tensor& momentum = sgd.momentum()[i];
     if (found == checkpoint.tensors.end() || found->second.sizes() != momentum.sizes()) {
@@ -80,8 +83,7 @@ at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks) {
   return sum / static_cast<double>(of_ranks.size());
 }
 
-core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, const Position& position,
-                                const std::vector<at::Tensor>& statistics, bool averaged, bool final) {
+core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& position, bool final) {
   core::Checkpoint checkpoint;
   checkpoint.stage_key = start.stage_key();
   checkpoint.stage_name = start.spec().name();
@@ -94,24 +96,28 @@ core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, core::Network& ne
   checkpoint.world_size = start.world_size();
   checkpoint.epoch_loss_sum = position.loss_sum;
   checkpoint.epoch_correct = position.correct;
-  for (size_t i = 0; i < network.parameters().size(); ++i) {
-    const core::Parameter& parameter = network.parameters()[i];
-    checkpoint.tensors[parameter.name] = parameter.latent.detach();
-    checkpoint.tensors[MomentumName(parameter.name)] = sgd.momentum()[i];
-  }
-  for (size_t rank = 0; rank < statistics.size(); ++rank) {
-    int64_t at = 0;
-    for (const core::Buffer& buffer : network.buffers()) {
-      const at::Tensor value = statistics[rank].slice(0, at, at + buffer.value.numel()).view(buffer.value.sizes());
-      checkpoint.tensors[RankPrefix(static_cast<int>(rank)) + buffer.name] = value;
-      if (averaged && rank == 0) checkpoint.tensors[buffer.name] = value;
-      at += buffer.value.numel();
-    }
-  }
+  if (start.spec().has_guided()) checkpoint.pair = {position.full_loss_sum, position.full_correct, position.hint_sum};
   return checkpoint;
 }
 
-absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, Position* position) {
+void AddNet(const StageNet& net, const std::vector<at::Tensor>& statistics, bool averaged, core::Checkpoint* checkpoint) {
+  for (size_t i = 0; i < net.network->parameters().size(); ++i) {
+    const core::Parameter& parameter = net.network->parameters()[i];
+    checkpoint->tensors[net.prefix + parameter.name] = parameter.latent.detach();
+    checkpoint->tensors[MomentumName(net.prefix, parameter.name)] = net.sgd->momentum()[i];
+  }
+  for (size_t rank = 0; rank < statistics.size(); ++rank) {
+    int64_t at = 0;
+    for (const core::Buffer& buffer : net.network->buffers()) {
+      const at::Tensor value = statistics[rank].slice(0, at, at + buffer.value.numel()).view(buffer.value.sizes());
+      checkpoint->tensors[RankPrefix(net.prefix, static_cast<int>(rank)) + buffer.name] = value;
+      if (averaged && rank == 0) checkpoint->tensors[net.prefix + buffer.name] = value;
+      at += buffer.value.numel();
+    }
+  }
+}
+
+absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& start, const std::vector<StageNet>& nets, Position* position) {
   if (checkpoint.stage_key != start.stage_key()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the checkpoint is of stage ", checkpoint.stage_name, " with key ", checkpoint.stage_key, ", not ", start.stage_key()));
@@ -122,16 +128,25 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
   if (checkpoint.epoch > start.spec().epochs() || (checkpoint.epoch == start.spec().epochs() && checkpoint.step > 0)) {
     return absl::InvalidArgumentError(absl::StrCat("the checkpoint lies beyond the stage's ", start.spec().epochs(), " epochs"));
   }
-  std::map<std::string, at::Tensor> tensors = NetworkTensors(checkpoint);
-  for (const core::Buffer& buffer : network.buffers()) {
-    const std::string name = RankPrefix(start.rank()) + buffer.name;
-    const auto own = checkpoint.tensors.find(name);
-    if (own == checkpoint.tensors.end()) return absl::InvalidArgumentError(absl::StrCat("the checkpoint has no tensor ", name));
-    tensors[buffer.name] = own->second;
+  for (const StageNet& net : nets) {
+    NamedTensors tensors = NetworkTensors(checkpoint, net.prefix);
+    for (const core::Buffer& buffer : net.network->buffers()) {
+      const std::string name = RankPrefix(net.prefix, start.rank()) + buffer.name;
+      const auto own = checkpoint.tensors.find(name);
+      if (own == checkpoint.tensors.end()) return absl::InvalidArgumentError(absl::StrCat("the checkpoint has no tensor ", name));
+      tensors[buffer.name] = own->second;
+    }
+    if (const absl::Status status = core::NetworkFromTensors(tensors, *net.network); !status.ok()) return status;
+    if (const absl::Status status = CopyMomentum(checkpoint, net.prefix, *net.network, *net.sgd); !status.ok()) return status;
   }
-  if (const absl::Status status = core::NetworkFromTensors(tensors, network); !status.ok()) return status;
-  if (const absl::Status status = CopyMomentum(checkpoint, network, sgd); !status.ok()) return status;
-  *position = {.epoch = checkpoint.epoch, .step = checkpoint.step, .loss_sum = checkpoint.epoch_loss_sum, .correct = checkpoint.epoch_correct};
+  const core::Checkpoint::PairSums pair = checkpoint.pair.value_or(core::Checkpoint::PairSums{});
+  *position = {.epoch = checkpoint.epoch,
+               .step = checkpoint.step,
+               .loss_sum = checkpoint.epoch_loss_sum,
+               .correct = checkpoint.epoch_correct,
+               .full_loss_sum = pair.loss,
+               .full_correct = pair.correct,
+               .hint_sum = pair.hint};
   return absl::OkStatus();
 }
 
@@ -142,23 +157,44 @@ absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec
   if (spec.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) {
     absl::StatusOr<std::unique_ptr<core::Network>> relu = core::CreateNetwork(ParentReluConfigOf(spec, train));
     if (!relu.ok()) return relu.status();
-    if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent), **relu); !status.ok()) return status;
+    if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, ""), **relu); !status.ok()) return status;
     if (const absl::Status status = core::CalibrateActivations(**relu, train, kCalibrationImages, spec.calibration_percentile()); !status.ok()) return status;
     if (const absl::Status status = core::NetworkFromTensors(core::NetworkToTensors(**relu), network); !status.ok()) return status;
     if (const absl::Status status = core::ReestimateBatchNorm(network, train, kCalibrationImages, kCalibrationBatch); !status.ok()) return status;
-  } else if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent), network); !status.ok()) {
+  } else if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, ""), network); !status.ok()) {
     return status;
   }
-  return spec.carry_momentum() ? CopyMomentum(parent, network, sgd) : absl::OkStatus();
+  return spec.carry_momentum() ? CopyMomentum(parent, "", network, sgd) : absl::OkStatus();
 }
 
-std::string ParametersDigest(core::Network& network, core::Sgd& sgd) {
+absl::Status StartTeacher(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network, core::Sgd& sgd) {
+  if (!parent.pair.has_value()) {
+    if (parent.weight_bits == 32 && parent.activation_bits == 32) return StartFromParent(parent, spec, train, network, sgd);
+    return absl::InvalidArgumentError(absl::StrCat("the parent ", parent.stage_name, " is neither a full-precision stage nor a guided pair"));
+  }
+  const bool reset = spec.guided().teacher() == v1::TEACHER_START_RESET;
+  const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, reset ? kStartPrefix : kFullPrefix), network);
+  if (!status.ok() || reset || !spec.carry_momentum()) return status;
+  return CopyMomentum(parent, kFullPrefix, network, sgd);
+}
+
+void AddTeacherStart(const NamedTensors& teacher_start, core::Checkpoint* checkpoint) {
+  for (const auto& [name, tensor] : teacher_start) checkpoint->tensors[kStartPrefix + name] = tensor;
+}
+
+NamedTensors TeacherStart(const core::Checkpoint& checkpoint) {
+  return NetworkTensors(checkpoint, kStartPrefix);
+}
+
+std::string ParametersDigest(const std::vector<StageNet>& nets) {
   core::Sha256 hash;
-  for (size_t i = 0; i < network.parameters().size(); ++i) {
-    const core::Parameter& parameter = network.parameters()[i];
-    hash.Update(parameter.name);
-    hash.Update(BytesOf(parameter.latent.detach().contiguous()));
-    hash.Update(BytesOf(sgd.momentum()[i].contiguous()));
+  for (const StageNet& net : nets) {
+    for (size_t i = 0; i < net.network->parameters().size(); ++i) {
+      const core::Parameter& parameter = net.network->parameters()[i];
+      hash.Update(net.prefix + parameter.name);
+      hash.Update(BytesOf(parameter.latent.detach().contiguous()));
+      hash.Update(BytesOf(net.sgd->momentum()[i].contiguous()));
+    }
   }
   return hash.HexDigest();
 }

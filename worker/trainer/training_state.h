@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -24,6 +24,10 @@ struct Position {
   int64_t step = 0;  // steps done of the next one
   double loss_sum = 0;
   int64_t correct = 0;
+  // Of the full-precision net of a guided pair, and of the hint.
+  double full_loss_sum = 0;
+  int64_t full_correct = 0;
+  double hint_sum = 0;
 };
 
 // This rank's running statistics as one float64 tensor, in the order of network.buffers(), and back.
@@ -33,12 +37,24 @@ void SetStatistics(const at::Tensor& flat, core::Network& network);
 // The mean of the ranks' statistics, summed in rank order in float64.
 at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks);
 
-// statistics: every rank's, in rank order. averaged: an epoch has just ended, all ranks hold the mean, which is saved too.
-core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, const Position& position,
-                                const std::vector<at::Tensor>& statistics, bool averaged, bool final);
+// A net of a stage, and the prefix of its names in a checkpoint: "" for the stage's own, kFullPrefix for the full-precision net of a guided pair. Borrowed.
+struct StageNet {
+  core::Network* network = nullptr;
+  core::Sgd* sgd = nullptr;
+  std::string prefix;
+};
+inline constexpr char kFullPrefix[] = "full/";
 
-// Weights, momentum, this rank's statistics and the position, from a checkpoint of the same stage. INVALID_ARGUMENT says what does not fit.
-absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& start, core::Network& network, core::Sgd& sgd, Position* position);
+using NamedTensors = std::map<std::string, at::Tensor>;
+
+// Everything but tensors.
+core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& position, bool final);
+
+// Adds a net's tensors. statistics: every rank's, in rank order. averaged: an epoch has just ended, all ranks hold the mean, which is saved too.
+void AddNet(const StageNet& net, const std::vector<at::Tensor>& statistics, bool averaged, core::Checkpoint* checkpoint);
+
+// Weights, momentum, this rank's statistics of all nets and the position, from a checkpoint of the same stage. INVALID_ARGUMENT says what does not fit.
+absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& start, const std::vector<StageNet>& nets, Position* position);
 
 // The first state of a stage with a parent: its weights and averaged statistics, its momentum if the stage carries it, and the calibration from ReLU to a clip
 // if the stage asks for it (DESIGN section 3): on the first 2048 training images, followed by a new estimate of the statistics on the same images. Every rank
@@ -46,8 +62,18 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
 absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network,
                              core::Sgd& sgd);
 
-// SHA-256 over names, latent weights and momentum. Equal on all ranks at every step.
-std::string ParametersDigest(core::Network& network, core::Sgd& sgd);
+// The same for the full-precision net of a guided pair. From a full-precision parent: as StartFromParent. From a pair: its full-precision net, with
+// TEACHER_START_RESET in the state that the chain's first pair stage gave it (TeacherStart), without momentum.
+absl::Status StartTeacher(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network, core::Sgd& sgd);
+
+// What TEACHER_START_RESET goes back to: a copy of the full-precision net's weights and statistics as the chain's first pair stage began. It travels from
+// checkpoint to checkpoint, so that no stage needs more than one parent.
+void AddTeacherStart(const NamedTensors& teacher_start, core::Checkpoint* checkpoint);
+// Empty if the checkpoint has none.
+NamedTensors TeacherStart(const core::Checkpoint& checkpoint);
+
+// SHA-256 over names, latent weights and momentum of all nets. Equal on all ranks at every step.
+std::string ParametersDigest(const std::vector<StageNet>& nets);
 
 // "cpu-avx512-threads1-libtorch2.11.0-numerics2": runs under equal profiles give equal bits (DESIGN section 7).
 std::string NumericProfile(const v1::StartTrainer& start);

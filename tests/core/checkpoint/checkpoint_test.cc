@@ -85,6 +85,7 @@ TEST_F(CheckpointTest, ComesBackAsItWasSaved) {
   EXPECT_EQ(loaded->world_size, 2);
   EXPECT_EQ(loaded->epoch_loss_sum, sample.epoch_loss_sum);
   EXPECT_EQ(loaded->epoch_correct, 4321);
+  EXPECT_FALSE(loaded->pair.has_value());
   ASSERT_EQ(loaded->tensors.size(), sample.tensors.size());
   for (const auto& [name, tensor] : sample.tensors) {
     ASSERT_EQ(loaded->tensors.count(name), 1u) << name;

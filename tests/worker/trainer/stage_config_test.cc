@@ -116,5 +116,52 @@ TEST(StageConfigTest, RecipesMayNameEveryNetworkThatTheCoreMakes) {
   EXPECT_EQ(server::KnownNetworks(), core::NetworkNames());
 }
 
+TEST(StageConfigTest, AGuidedStageIsCheckedAndItsTeacherClips) {
+  v1::StartTrainer start = Good();
+  start.mutable_spec()->set_parent("W32A32");
+  start.set_parent_path("path");
+  start.mutable_spec()->set_activation(v1::ACTIVATION_FUNCTION_CLIP);
+  v1::GuidedSpec& guided = *start.mutable_spec()->mutable_guided();
+  guided.set_lambda(30);
+  guided.set_teacher_learning_rate_factor(0.2);
+  guided.add_hint_points("fc1");
+  EXPECT_TRUE(CheckStart(start).ok()) << CheckStart(start);
+  core::ImageDataset data;
+  data.images = at::zeros({2, 1, 28, 28}, at::kByte);
+  const core::NetworkConfig teacher = TeacherConfigOf(start.spec(), data);
+  EXPECT_EQ(teacher.weight_bits, 32);
+  EXPECT_EQ(teacher.activation_bits, 32);
+  EXPECT_EQ(teacher.activation, core::ActivationFunction::kClip);
+  EXPECT_EQ(GuidedOptionsOf(start.spec()).lambda, 30);
+  EXPECT_EQ(GuidedOptionsOf(start.spec()).hint_points, std::vector<std::string>{"fc1"});
+
+  const auto with = [&](auto change) {
+    v1::StartTrainer other = start;
+    change(other);
+    return CheckStart(other).code();
+  };
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->clear_parent(); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_activation(v1::ACTIVATION_FUNCTION_RELU); }), kInvalid);
+  EXPECT_EQ(with([](auto& s) { s.mutable_spec()->mutable_guided()->set_teacher_learning_rate_factor(-1); }), kInvalid);
+}
+
+// The coordinator, which does not know the networks, refuses other names.
+TEST(StageConfigTest, TheCoordinatorKnowsTheNetworksHintPoints) {
+  for (const std::string& name : server::KnownNetworks()) {
+    core::NetworkConfig config;
+    config.network = name;
+    config.image_channels = name == "convnet28" ? 1 : 3;
+    config.image_height = config.image_width = name == "convnet28" ? 28 : 64;
+    config.classes = 10;
+    config.channel_divisor = name == "convnet28" ? 1 : 16;
+    const auto network = core::CreateNetwork(config);
+    ASSERT_TRUE(network.ok()) << network.status();
+    std::vector<std::string> points;
+    for (const core::HintPoint& point : (*network)->hint_points()) points.push_back(point.name);
+    EXPECT_EQ(server::KnownHintPoints(name), points) << name;
+  }
+}
+
 }  // namespace
 }  // namespace bitstair::trainer

@@ -32,6 +32,7 @@
 namespace bitstair::trainer {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kDeadline{60};
@@ -262,6 +263,30 @@ class TrainerTest : public ::testing::Test {
     return outcome.checkpoints.back();
   }
 
+  // The same for a guided pair with a parent.
+  v1::StartTrainer GuidedStart(int ranks, int weight_bits, int activation_bits, const std::string& parent) {
+    v1::StartTrainer start = Start(ranks, weight_bits, activation_bits);
+    start.mutable_spec()->set_parent("parent");
+    start.set_parent_path(parent);
+    start.mutable_spec()->mutable_guided()->set_lambda(30);
+    start.mutable_spec()->mutable_guided()->set_teacher_learning_rate_factor(0.2);
+    start.mutable_spec()->mutable_guided()->set_teacher(v1::TEACHER_START_CARRY);
+    return start;
+  }
+
+  // The final checkpoint of a full-precision stage, from which pairs start.
+  std::string FullPrecisionParent(int ranks) {
+    v1::StartTrainer start = Start(ranks, 32, 32);
+    start.mutable_spec()->set_activation(v1::ACTIVATION_FUNCTION_RELU);
+    return Final(Run(start)).path();
+  }
+
+  static core::Checkpoint Load(const std::string& path) {
+    absl::StatusOr<core::Checkpoint> checkpoint = core::LoadCheckpoint(path);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    return checkpoint.ok() ? *std::move(checkpoint) : core::Checkpoint();
+  }
+
   static std::string LastDigest(const std::string& log) {
     const size_t at = log.rfind("parameters sha256 ");
     return at == std::string::npos ? "" : log.substr(at + 18, 64);
@@ -374,6 +399,93 @@ TEST_F(TrainerTest, AChainOfStagesFromReluToFourBits) {
     const Outcome outcome = Run(start);
     parent = Final(outcome).path();
     EXPECT_GT(outcome.epochs.back().test_top1(), 30) << "ten classes that a line tells apart";
+  }
+}
+
+// Full precision, then two pair stages, the second of which finds both nets in the first's checkpoint, is killed at a step and goes on.
+TEST_F(TrainerTest, AChainOfGuidedPairsResumesBitForBit) {
+  const std::string full = FullPrecisionParent(2);
+  for (const v1::TeacherStart teacher : {v1::TEACHER_START_CARRY, v1::TEACHER_START_RESET}) {
+    SCOPED_TRACE(v1::TeacherStart_Name(teacher));
+    v1::StartTrainer start = GuidedStart(2, 4, 32, full);
+    start.mutable_spec()->set_calibration(v1::ACTIVATION_CALIBRATION_PERCENTILE);
+    start.mutable_spec()->mutable_guided()->set_teacher(teacher);
+    const v1::TrainerCheckpoint first = Final(Run(start));
+
+    start = GuidedStart(2, 4, 4, first.path());
+    start.mutable_spec()->set_carry_momentum(true);
+    start.mutable_spec()->mutable_guided()->set_teacher(teacher);
+    const Outcome undisturbed = Run(start);
+    const v1::TrainerCheckpoint want = Final(undisturbed);
+    EXPECT_EQ(LastDigest(undisturbed.logs[0]), LastDigest(undisturbed.logs[1]));
+    EXPECT_GT(undisturbed.epochs.back().test_top1(), 30);
+    EXPECT_GT(undisturbed.epochs.back().teacher().test_top1(), 30);
+    EXPECT_GT(undisturbed.epochs.back().teacher().hint(), 0);
+    EXPECT_GT(undisturbed.epochs.back().teacher().train_loss(), 0);
+
+    start.mutable_spec()->mutable_checkpoint()->set_every_steps(2);
+    const Outcome broken = Run(start, nullptr, "W4A4:1:9:1");
+    EXPECT_EQ(broken.exits[1], -SIGKILL);
+    EXPECT_EQ(broken.results[0].cause(), v1::EXIT_CAUSE_PEER_LOST) << Problems(broken);
+    EXPECT_EQ(broken.checkpoints.back().checkpoint().step(), 2);
+    start.set_resume_path(broken.checkpoints.back().path());
+    start.mutable_attempt()->set_generation(2);
+    const Outcome resumed = Run(start, nullptr, "W4A4:1:9:1");
+    EXPECT_EQ(Final(resumed).checkpoint().sha256(), want.checkpoint().sha256());
+    // Also what is reported of the epoch that was cut in two.
+    EXPECT_EQ(resumed.epochs.back().teacher().SerializeAsString(), undisturbed.epochs.back().teacher().SerializeAsString());
+
+    const core::Checkpoint before = Load(first.path()), after = Load(want.path());
+    for (const char* name : {"full/conv2.weight", "full/momentum/conv2.weight", "full/rank1/bn1.running_mean", "full/bn1.running_mean"}) {
+      ASSERT_TRUE(after.tensors.contains(name)) << name;
+      EXPECT_FALSE(after.tensors.at(name).equal(before.tensors.at(name))) << name;
+    }
+    EXPECT_EQ(after.tensors.contains("full/start/conv2.weight"), teacher == v1::TEACHER_START_RESET);
+    if (teacher != v1::TEACHER_START_RESET) continue;
+    for (const char* name : {"full/start/conv2.weight", "full/start/bn1.weight", "full/start/bn1.running_mean"}) {
+      EXPECT_TRUE(after.tensors.at(name).equal(before.tensors.at(name))) << name;
+    }
+  }
+}
+
+// With lambda 0 the pair's low-precision net is the net alone, bit for bit, on two ranks too.
+TEST_F(TrainerTest, AGuidedPairWithoutAHintTrainsTheNetAlone) {
+  const std::string full = FullPrecisionParent(2);
+  v1::StartTrainer start = GuidedStart(2, 4, 4, full);
+  start.mutable_spec()->set_calibration(v1::ACTIVATION_CALIBRATION_PERCENTILE);
+  start.mutable_spec()->mutable_guided()->set_lambda(0);
+  const Outcome pair = Run(start);
+  start.mutable_spec()->clear_guided();
+  const Outcome alone = Run(start);
+  const core::Checkpoint with = Load(Final(pair).path()), without = Load(Final(alone).path());
+  for (const auto& [name, tensor] : without.tensors) EXPECT_TRUE(with.tensors.at(name).equal(tensor)) << name;
+  EXPECT_EQ(pair.epochs.back().test_loss(), alone.epochs.back().test_loss());
+  EXPECT_FALSE(alone.epochs.back().has_teacher());
+  EXPECT_GT(pair.all_reduce_bytes, alone.all_reduce_bytes) << "the full-precision net's gradients travel, too";
+}
+
+TEST_F(TrainerTest, AGuidedPairThatCannotBeIsRefused) {
+  const std::string full = FullPrecisionParent(1);
+  v1::StartTrainer start = GuidedStart(1, 4, 4, full);
+  start.mutable_spec()->mutable_guided()->add_hint_points("layer3");
+  Outcome outcome = Run(start);
+  EXPECT_THAT(outcome.results[0].message(), HasSubstr("network convnet28 has no hint point \"layer3\"; known: conv1, conv2, conv3, fc1"));
+
+  // A parent of few bits that is no pair has no full-precision net.
+  v1::StartTrainer parent = Start(1);
+  const std::string low = Final(Run(parent)).path();
+  outcome = Run(GuidedStart(1, 2, 2, low));
+  EXPECT_EQ(outcome.results[0].cause(), v1::EXIT_CAUSE_BAD_CHECKPOINT);
+  EXPECT_THAT(outcome.results[0].message(), HasSubstr("the parent W4A4 is neither a full-precision stage nor a guided pair"));
+}
+
+TEST_F(TrainerTest, ALossOfAPairThatIsNotFiniteNamesTheNet) {
+  v1::StartTrainer start = GuidedStart(2, 4, 4, FullPrecisionParent(2));
+  start.mutable_spec()->mutable_guided()->set_teacher_learning_rate_factor(1e32);
+  const Outcome outcome = Run(start);
+  for (int rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(outcome.results[rank].cause(), v1::EXIT_CAUSE_FAILED) << Problems(outcome);
+    EXPECT_THAT(outcome.results[rank].message(), AllOf(HasSubstr("stage W4A4 epoch 1 step "), HasSubstr("full-precision net: ")));
   }
 }
 

@@ -1,0 +1,183 @@
+#include "core/training/guided_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/kernels/step_clock.h"
+#include "core/training/classification_loss.h"
+#include "core/training/hint_loss.h"
+
+namespace bitstair::core {
+namespace {
+
+constexpr const char* kLowName = "low-precision net";
+constexpr const char* kFullName = "full-precision net";
+
+std::string Describe(const NetworkConfig& config) {
+  return absl::StrCat(config.network, " for ", config.image_channels, "x", config.image_height, "x", config.image_width, " images and ", config.classes,
+                      " classes");
+}
+
+absl::Status CheckPair(const NetworkConfig& low, const NetworkConfig& full) {
+  if (Describe(low) != Describe(full)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a guided pair needs two nets of one network: the ", kLowName, " is ", Describe(low), ", the ", kFullName, " ", Describe(full)));
+  }
+  if (low.numerics != full.numerics || low.dtype != full.dtype) {
+    return absl::InvalidArgumentError("a guided pair needs two nets of the same numerics and dtype");
+  }
+  if (full.weight_bits != 32 || full.activation_bits != 32) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the ", kFullName, " of a guided pair has ", full.weight_bits, "-bit weights and ", full.activation_bits, "-bit activations, not 32"));
+  }
+  return absl::OkStatus();
+}
+
+// Collects the features of some hint points, while it lives.
+class HintCollector {
+ public:
+  HintCollector(Network& network, const std::vector<size_t>& points, std::vector<Features>& into) : network_(network) {
+    into.assign(points.size(), {});
+    network_.set_hint_observer([&points, &into](size_t point, const Features& features) {
+      const auto at = std::find(points.begin(), points.end(), point);
+      if (at != points.end()) into[at - points.begin()] = features;
+    });
+  }
+  ~HintCollector() { network_.set_hint_observer(nullptr); }
+  HintCollector(const HintCollector&) = delete;
+  HintCollector& operator=(const HintCollector&) = delete;
+
+ private:
+  Network& network_;
+};
+
+// No activation lets a value above 1 through.
+bool Clips(const NetworkConfig& config) {
+  return config.activation_bits != 32 || config.activation == ActivationFunction::kClip;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<size_t>> ChooseHintPoints(const Network& network, const std::vector<std::string>& names) {
+  const std::vector<HintPoint>& points = network.hint_points();
+  if (points.empty()) return absl::InvalidArgumentError(absl::StrCat("network ", network.config().network, " has no hint points"));
+  std::vector<size_t> chosen;
+  for (const std::string& name : names) {
+    const auto found = std::find_if(points.begin(), points.end(), [&](const HintPoint& point) { return point.name == name; });
+    if (found == points.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("network ", network.config().network, " has no hint point \"", name,
+                       "\"; known: ", absl::StrJoin(points, ", ", [](std::string* out, const HintPoint& point) { absl::StrAppend(out, point.name); })));
+    }
+    const auto index = static_cast<size_t>(found - points.begin());
+    if (std::find(chosen.begin(), chosen.end(), index) != chosen.end())
+      return absl::InvalidArgumentError(absl::StrCat("hint point \"", name, "\" is named twice"));
+    chosen.push_back(index);
+  }
+  for (size_t i = 0; names.empty() && i < points.size(); ++i) {
+    if (points[i].by_default) chosen.push_back(i);
+  }
+  std::sort(chosen.begin(), chosen.end());
+  return chosen;
+}
+
+absl::StatusOr<std::unique_ptr<GuidedStep>> GuidedStep::Create(PairMember low, PairMember full, const GuidedOptions& options) {
+  if (absl::Status status = CheckPair(low.network->config(), full.network->config()); !status.ok()) return status;
+  if (!(options.lambda >= 0 && std::isfinite(options.lambda))) {
+    return absl::InvalidArgumentError(absl::StrCat("lambda of a guided pair is ", options.lambda, ", not a number of at least 0"));
+  }
+  absl::StatusOr<std::vector<size_t>> hint_points = ChooseHintPoints(*low.network, options.hint_points);
+  if (!hint_points.ok()) return hint_points.status();
+  return std::unique_ptr<GuidedStep>(new GuidedStep(low, full, options, *std::move(hint_points)));
+}
+
+GuidedStep::GuidedStep(PairMember low, PairMember full, GuidedOptions options, std::vector<size_t> hint_points)
+    : members_{Member{low, kLowName, {}, {}}, Member{full, kFullName, {}, {}}}, options_(std::move(options)), hint_points_(std::move(hint_points)) {}
+
+absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_learning_rate, double full_learning_rate) {
+  auto& [low, full] = members_;
+  for (Member& member : members_) member.gradients->PrepareForward();
+  const at::Tensor pixels = batch.images.to(low.network->config().dtype);
+  const Features images = low.network->PrepareImages(pixels);
+
+  GuidedStepResult result;
+  // The low-precision net last: autograd goes backward through the net that came last first, while its arrays may still be in the cache.
+  if (absl::Status status = Forward(full, images, pixels, batch, &result.full); !status.ok()) return status;
+  if (absl::Status status = Forward(low, images, pixels, batch, &result.low); !status.ok()) return status;
+  result.hint = AddHints();
+  if (!std::isfinite(result.hint)) {  // a pooling layer may have passed by what is not a number
+    Forget();
+    return absl::InternalError(absl::StrCat("batch ", batch.index, ": the hint is ", result.hint, "; ", low.name, ": ", WhereNotFinite(*low.network, pixels),
+                                            "; ", full.name, ": ", WhereNotFinite(*full.network, pixels)));
+  }
+
+  for (Member& member : members_) member.gradients->PrepareBackward(member.loss);
+  torch::autograd::backward({std::exchange(low.loss, {}), std::exchange(full.loss, {})});
+  {
+    const StepTimer timer(StepPart::kAllReduce);
+    for (Member& member : members_) member.gradients->Finish();
+  }
+  const StepTimer timer(StepPart::kOptimiser);
+  low.sgd->Step(low_learning_rate);
+  full.sgd->Step(full_learning_rate);
+  return result;
+}
+
+// Features and loss of one net.
+absl::Status GuidedStep::Forward(Member& member, const Features& images, const at::Tensor& pixels, const Batch& batch, StepResult* result) {
+  Network& network = *member.network;
+  at::Tensor logits;
+  std::string wrong;
+  try {
+    const HintCollector collector(network, hint_points_, member.hints);
+    {
+      const StepTimer timer(StepPart::kWeights);
+      network.QuantizeWeights();
+    }
+    network.set_position(batch.position);
+    logits = network.ForwardPrepared(images, /*training=*/true);
+  } catch (const NotANumber& error) {
+    wrong = error.what();
+  }
+  if (wrong.empty()) {
+    member.loss = ClassificationLoss(network, logits, batch.labels, &result->correct);
+    result->loss = member.loss.item<double>();
+    result->images = batch.labels.size(0);
+    if (!std::isfinite(result->loss)) wrong = absl::StrCat("the loss is ", result->loss);
+  }
+  if (wrong.empty()) return absl::OkStatus();
+  Forget();
+  return absl::InternalError(absl::StrCat("batch ", batch.index, ", ", member.name, ": ", wrong, "; ", WhereNotFinite(network, pixels)));
+}
+
+// Frees the graphs of a step that ends here.
+void GuidedStep::Forget() {
+  for (Member& member : members_) {
+    member.hints.clear();
+    member.loss.reset();
+  }
+}
+
+// Adds lambda R to both losses and returns R.
+double GuidedStep::AddHints() {
+  auto& [low, full] = members_;
+  const HintOptions options{
+      .bits = low.network->config().activation_bits, .weight = options_.lambda, .clipped = Clips(low.network->config()) && Clips(full.network->config())};
+  double distance = 0;
+  for (size_t i = 0; i < hint_points_.size(); ++i) {
+    const HintTerm term = HintLoss(low.hints[i], full.hints[i], options);
+    distance += term.distance;
+    if (term.low.defined()) low.loss = low.loss + term.low;
+    if (term.full.defined()) full.loss = full.loss + term.full;
+  }
+  for (Member& member : members_) member.hints.clear();
+  return distance;
+}
+
+}  // namespace bitstair::core

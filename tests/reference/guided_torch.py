@@ -1,0 +1,29 @@
+"""An independent PyTorch implementation of guided training, written from the formulas of the design, for comparison with the C++ core. On values, in float64;
+gradients come from autograd alone, and each net gets its own from its own loss, with the other's features detached.
+"""
+import torch.nn.functional as F
+
+from quantized_torch import activation_values
+
+
+def distance(full, low, bits):
+    """R of one hint point: 1/2 mean (Q(full) - Q(low))^2. Q leaves what has few bits already as it is."""
+    return 0.5 * (activation_values(full, bits) - activation_values(low, bits)).square().mean()
+
+
+class GuidedPair:
+    def __init__(self, low, full, hint_points, bits, weight):
+        self.low, self.full, self.hint_points, self.bits, self.weight = low, full, hint_points, bits, weight
+        self.grads = {}
+
+    def step(self, images, labels):
+        """Puts the gradients on the learned tensors' grad and into grads. Returns the cross-entropies by net, and R."""
+        entropies = {}
+        for net, model in (('low', self.low), ('full', self.full)):
+            model.begin_step()
+            entropies[net] = F.cross_entropy(model.forward(images), labels)
+        pairs = [(self.full.hints[name], self.low.hints[name]) for name in self.hint_points]
+        hints = {'low': sum(distance(full.detach(), low, self.bits) for full, low in pairs), 'full': sum(distance(full, low.detach(), self.bits) for full, low in pairs)}
+        for net, model in (('low', self.low), ('full', self.full)):
+            self.grads[net] = model.gradients(entropies[net] + self.weight * hints[net])
+        return {net: entropy.detach() for net, entropy in entropies.items()}, hints['low'].detach()
