@@ -61,7 +61,9 @@ core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::Sampl
   config.shortcut_conv_bits = spec.shortcut_conv_bits();
   config.layer_widths.insert(spec.layer_widths().begin(), spec.layer_widths().end());
   config.seed = spec.seed();
-  config.numerics = spec.numerics() == v1::NUMERICS_FAST ? core::Numerics::kFast : core::Numerics::kReference;
+  config.numerics = spec.numerics() == v1::NUMERICS_FAST    ? core::Numerics::kFast
+                    : spec.numerics() == v1::NUMERICS_FAST8 ? core::Numerics::kFast8
+                                                            : core::Numerics::kReference;
   return config;
 }
 

@@ -1,5 +1,6 @@
 // What holds for every network that CreateNetwork knows.
 #include <map>
+#include <numeric>
 #include <set>
 
 #include <ATen/ATen.h>
@@ -140,6 +141,18 @@ TEST_P(EveryNetworkTest, GroupsNameEachBatchNormOnceAndParametersThatExist) {
   EXPECT_GE(network->hint_points().size(), 3U);
   std::set<std::string> hint_points;
   for (const HintPoint& point : network->hint_points()) EXPECT_TRUE(hint_points.insert(point.name).second) << point.name;
+}
+
+TEST_P(EveryNetworkTest, EveryHintPointIsShownOnceAndInOrder) {
+  for (const Numerics numerics : {Numerics::kReference, Numerics::kFast}) {
+    const auto network = Make(SmallNetwork(GetParam(), 4, 4), numerics);
+    std::vector<size_t> shown;
+    network->set_hint_observer([&](size_t point, const Features&) { shown.push_back(point); });
+    network->Forward(Images(network->config(), 2), false);
+    std::vector<size_t> all(network->hint_points().size());
+    std::iota(all.begin(), all.end(), 0);
+    EXPECT_EQ(shown, all);
+  }
 }
 
 TEST_P(EveryNetworkTest, ImagesThatAreTooSmallAreRefused) {
