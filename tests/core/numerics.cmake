@@ -16,3 +16,11 @@ foreach(isa AVX512_CORE AVX2)
 endforeach()
 add_test(NAME core_fast_layers_aten_default COMMAND core_numerics_test --gtest_filter=FastLayersTest.*)
 set_tests_properties(core_fast_layers_aten_default PROPERTIES LABELS unit TIMEOUT 120 ENVIRONMENT "OMP_NUM_THREADS=1;ATEN_CPU_CAPABILITY=default")
+
+# The kernels' tests under valgrind, whose processor has no AVX-512: the plain lanes, and what reads and writes the arrays around them.
+find_program(VALGRIND valgrind)
+if(VALGRIND AND NOT BITSTAIR_SANITIZE)
+  add_test(NAME core_kernels_valgrind COMMAND ${VALGRIND} --quiet --error-exitcode=9 --suppressions=${CMAKE_SOURCE_DIR}/tests/support/valgrind.supp
+    $<TARGET_FILE:core_numerics_test> --gtest_filter=Lanes/*:CrossEntropy*:MaxPool*:QuantMath*:BatchNormKernel*:HintDistance*:Weight*)
+  set_tests_properties(core_kernels_valgrind PROPERTIES LABELS unit TIMEOUT 600 ENVIRONMENT OMP_NUM_THREADS=1)
+endif()
