@@ -171,7 +171,8 @@ TEST(NetworkTest, PatternsMeanNothingWhereNothingIsQuantised) {
   config.layer_widths = {{"*", 4}};
   config.weight_norm = WeightNorm::kStd;
   config.shortcut_conv_bits = 8;
-  for (const Parameter& p : Make(config)->parameters()) EXPECT_EQ(p.quantizer, nullptr) << p.name;
+  const auto full = Make(config);
+  for (const Parameter& p : full->parameters()) EXPECT_EQ(p.quantizer, nullptr) << p.name;
   config = ConvNet28(8, 32);
   config.layer_widths = {{"relu1", 4}};
   const auto network = Make(config);
