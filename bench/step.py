@@ -15,7 +15,7 @@ from peers.participant import Failure, Unsupported
 from peers.variants import BEST, VARIANTS
 
 # Modes of ours and the peers each is compared with, as far as these take part. A mode that may be missing is left out.
-COMPARED = {'w4a4': ['torch_best', 'torch_fp32', 'torch_dorefa_best', 'torch_dorefa', 'brevitas'], 'bf16': ['torch_best'], 'w4a4_fast8': ['torch_best']}
+COMPARED = {'w4a4': ['torch_best', 'torch_fp32', 'torch_dorefa_best', 'torch_dorefa', 'brevitas', 'brevitas_settled'], 'bf16': ['torch_best'], 'w4a4_fast8': ['torch_best']}
 MAY_BE_MISSING = {'w4a4_fast8'}
 SPLIT_MODE = 'w4a4'
 # glibc keeps big blocks instead of giving them back to the kernel, which spares PyTorch page faults in every step. For the tuned variants, among which the
@@ -42,7 +42,7 @@ def main():
 
 def check_needs(peers):
     """Before minutes have passed."""
-    if 'brevitas' in peers and not (environment.DEPS / 'bench/brevitas').is_dir():
+    if any(VARIANTS[name].layers.startswith('brevitas') for name in peers) and not (environment.DEPS / 'bench/brevitas').is_dir():
         raise Failure(f'no Brevitas in {environment.DEPS}/bench: ./dev bench step fetches it; or leave it out with --peers')
     if any(VARIANTS[name].compiled for name in peers) and not environment.python_header().exists():
         raise Failure('torch.compile needs Python.h (Debian package python3-dev): install it, or pass --without-compile')

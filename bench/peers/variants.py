@@ -23,7 +23,7 @@ def family(layers):
 
 FULL_PRECISION = dict(zip(['torch_fp32', 'torch_channels_last', 'torch_bf16', 'torch_bf16_compiled'], family('plain')))
 DOREFA = dict(zip(['torch_dorefa', 'torch_dorefa_channels_last', 'torch_dorefa_bf16', 'torch_dorefa_bf16_compiled'], family('dorefa')))
-VARIANTS = {**FULL_PRECISION, **DOREFA, 'brevitas': Variant('brevitas')}
+VARIANTS = {**FULL_PRECISION, **DOREFA, 'brevitas': Variant('brevitas'), 'brevitas_settled': Variant('brevitas_settled')}
 
 # Compared with whichever of the family was fastest in the same run.
 BEST = {'torch_best': FULL_PRECISION, 'torch_dorefa_best': DOREFA}
