@@ -8,6 +8,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "core/kernels/bfloat16.h"
 #include "core/kernels/cpu_clones.h"
 #include "core/kernels/fused/norm_kernels.h"
 #include "core/kernels/step_clock.h"
@@ -20,24 +21,6 @@ constexpr int64_t kBlocks = 16;           // Philox blocks side by side, for the
 constexpr int64_t kStrip = 16 * kBlocks;  // elements that take their bytes: one each
 constexpr int64_t kPiece = 64 * kStrip;   // elements of a thread's piece of work
 constexpr float kGreatest = 127;
-
-struct Bfloat16 {
-  uint16_t bits;
-};
-[[gnu::always_inline]] inline float Value(float x) {
-  return x;
-}
-[[gnu::always_inline]] inline float Value(Bfloat16 x) {
-  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
-}
-[[gnu::always_inline]] inline void Set(float& to, float x) {
-  to = x;
-}
-// Ties to even; a NaN stays one.
-[[gnu::always_inline]] inline void Set(Bfloat16& to, float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  to.bits = x != x ? uint16_t{0x7fc0} : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 // NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
 #define BITSTAIR_LOOPS(T)                                                                                       \

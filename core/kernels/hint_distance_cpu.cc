@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
+#include "core/kernels/bfloat16.h"
 #include "core/kernels/cpu_clones.h"
 #include "core/kernels/quant_math.h"
 #include "core/kernels/step_clock.h"
@@ -17,24 +18,6 @@ namespace {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kBlock = 4096;        // elements of one partial sum
 constexpr int64_t kPiece = 8 * kBlock;  // elements of a thread's piece of work
-
-struct Bfloat16 {
-  uint16_t bits;
-};
-[[gnu::always_inline]] inline float Value(float x) {
-  return x;
-}
-[[gnu::always_inline]] inline float Value(Bfloat16 x) {
-  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
-}
-[[gnu::always_inline]] inline void Set(float& to, float x) {
-  to = x;
-}
-// Ties to even; a NaN stays one.
-[[gnu::always_inline]] inline void Set(Bfloat16& to, float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  to.bits = x != x ? uint16_t{0x7fc0} : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 // c(x), n > 0: rounded
 [[gnu::always_inline]] inline float Level(float x, float n, bool round) {
