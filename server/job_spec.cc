@@ -113,7 +113,9 @@ class Resolver {
            [&](auto v) { data->set_unreadable_images(v); });
     data->set_train_limit(data->train_limit());
     data->set_test_limit(data->test_limit());
+    data->set_held_back(data->held_back());
     if (data->train_limit() < 0) Fault("data.train_limit", absl::StrCat("is ", data->train_limit(), "; must be 0 (all) or more"));
+    if (data->held_back() < 0) Fault("data.held_back", absl::StrCat("is ", data->held_back(), "; must be 0 (none) or more"));
     if (data->test_limit() < 0) Fault("data.test_limit", absl::StrCat("is ", data->test_limit(), "; must be 0 (all) or more"));
   }
 

@@ -154,6 +154,7 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
   data["augmentation"] = Word(v1::Augmentation_Name(stage.data().augmentation()), "AUGMENTATION_");
   if (stage.data().unreadable_images() == v1::UNREADABLE_IMAGES_SKIP) data["unreadable_images"] = "skip";
   if (stage.data().train_limit() > 0) data["train_limit"] = stage.data().train_limit();
+  if (stage.data().held_back() > 0) data["held_back"] = stage.data().held_back();
   if (stage.data().test_limit() > 0) data["test_limit"] = stage.data().test_limit();
 
   nlohmann::json& schedule = document["schedule"];

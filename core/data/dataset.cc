@@ -11,6 +11,7 @@
 #include "core/data/cifar.h"
 #include "core/data/idx.h"
 #include "core/data/image_folder.h"
+#include "core/data/sample_range.h"
 #include "core/random/philox.h"
 
 namespace bitstair::core {
@@ -126,7 +127,15 @@ absl::StatusOr<ImageDataset> LoadDataset(const std::string& folder, Split split,
   return absl::NotFoundError(absl::StrCat("no data set in ", folder, ": looked for ", absl::StrJoin(looked_for, ", "), ", train/CLASS/*.JPEG"));
 }
 
-absl::StatusOr<std::unique_ptr<SampleSource>> OpenDataset(const std::string& folder, Split split, int64_t limit) {
+absl::StatusOr<std::unique_ptr<SampleSource>> OpenDataset(const std::string& folder, Split split, int64_t limit, int64_t held_back) {
+  if (held_back > 0) {
+    absl::StatusOr<std::unique_ptr<SampleSource>> whole = OpenDataset(folder, Split::kTrain);
+    if (!whole.ok()) return whole.status();
+    const int64_t kept = (*whole)->size() - held_back;
+    if (kept <= 0) return absl::InvalidArgumentError(absl::StrCat(folder, ": of ", (*whole)->size(), " training images ", held_back, " cannot be held back"));
+    const int64_t first = split == Split::kTrain ? 0 : kept, count = split == Split::kTrain ? kept : held_back;
+    return std::make_unique<SampleRange>(*std::move(whole), first, limit > 0 ? std::min(limit, count) : count);
+  }
   absl::StatusOr<ImageDataset> in_memory = LoadDataset(folder, split, limit);
   if (in_memory.ok()) return std::make_unique<ImageDataset>(*std::move(in_memory));
   if (!absl::IsNotFound(in_memory.status())) return in_memory.status();

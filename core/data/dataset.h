@@ -34,6 +34,7 @@ class ImageDataset : public SampleSource {
 absl::StatusOr<ImageDataset> LoadDataset(const std::string& folder, Split split, int64_t limit = 0);
 
 // What LoadDataset finds, or else the folders train/ and val/ as ImageFolder reads them. Errors as theirs.
-absl::StatusOr<std::unique_ptr<SampleSource>> OpenDataset(const std::string& folder, Split split, int64_t limit = 0);
+// held_back > 0: the last so many training images are the test images instead, and are not trained on; INVALID_ARGUMENT if no others are left.
+absl::StatusOr<std::unique_ptr<SampleSource>> OpenDataset(const std::string& folder, Split split, int64_t limit = 0, int64_t held_back = 0);
 
 }  // namespace bitstair::core

@@ -83,6 +83,7 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"data.path", "absolute", [](auto* s) { s->mutable_data()->clear_name(), s->mutable_data()->set_path("x/y"); }},
       {"data.train_limit", "is -1", [](auto* s) { s->mutable_data()->set_train_limit(-1); }},
       {"data.train_limit", "less than one batch", [](auto* s) { s->mutable_data()->set_train_limit(64); }},
+      {"data.held_back", "is -1", [](auto* s) { s->mutable_data()->set_held_back(-1); }},
       {"data.test_limit", "is -5", [](auto* s) { s->mutable_data()->set_test_limit(-5); }},
       {"data.augmentation", "no value 77", [](auto* s) { s->mutable_data()->set_augmentation(static_cast<v1::Augmentation>(77)); }},
       {"data.unreadable_images", "no value 7", [](auto* s) { s->mutable_data()->set_unreadable_images(static_cast<v1::UnreadableImages>(7)); }},

@@ -162,6 +162,7 @@ TEST(StageKeyTest, WhatCanChangeABitIsInTheKeyOfTheStageAndItsChildren) {
       [](auto* s) { s->mutable_data()->set_augmentation(v1::AUGMENTATION_CROP_FLIP); },
       [](auto* s) { s->mutable_data()->set_train_limit(1000); },
       [](auto* s) { s->mutable_data()->set_test_limit(1000); },
+      [](auto* s) { s->mutable_data()->set_held_back(5000); },
       [](auto* s) { s->mutable_data()->set_unreadable_images(v1::UNREADABLE_IMAGES_SKIP); },
       [](auto* s) { s->set_pretrain_activation(v1::ACTIVATION_FUNCTION_CLIP); },
   };

@@ -28,7 +28,7 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   }
   if (spec.batch_size() < 1 || spec.batch_size() % spec.ranks() != 0)
     return wrong("spec.batch_size ", spec.batch_size(), " is not a multiple of ", spec.ranks(), " ranks");
-  if (spec.data().train_limit() < 0 || spec.data().test_limit() < 0) return wrong("spec.data limits below zero");
+  if (spec.data().train_limit() < 0 || spec.data().test_limit() < 0 || spec.data().held_back() < 0) return wrong("spec.data limits below zero");
   if (spec.checkpoint().every_steps() < 0) return wrong("spec.checkpoint.every_steps ", spec.checkpoint().every_steps());
   if (!v1::Numerics_IsValid(spec.numerics())) return wrong("spec.numerics ", static_cast<int>(spec.numerics()));
   if (spec.has_guided()) {

@@ -165,7 +165,8 @@ absl::Status Trainer::LoadData() {
   const v1::DataSpec& data = spec().data();
   for (const core::Split split : {core::Split::kTrain, core::Split::kTest}) {
     const bool train = split == core::Split::kTrain;
-    absl::StatusOr<std::unique_ptr<core::SampleSource>> opened = core::OpenDataset(start_.data_path(), split, train ? data.train_limit() : data.test_limit());
+    absl::StatusOr<std::unique_ptr<core::SampleSource>> opened =
+        core::OpenDataset(start_.data_path(), split, train ? data.train_limit() : data.test_limit(), data.held_back());
     if (!opened.ok()) return opened.status();
     (*opened)->skip_unreadable = data.unreadable_images() == v1::UNREADABLE_IMAGES_SKIP;
     (train ? train_ : test_) = *std::move(opened);

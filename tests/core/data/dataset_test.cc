@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -122,6 +124,28 @@ TEST_F(DatasetTest, LimitTakesTheFirstImages) {
   EXPECT_EQ(few->size(), 5);
   EXPECT_EQ(all->size(), 12);
   EXPECT_TRUE(few->images.equal(all->images.slice(0, 0, 5)));
+}
+
+TEST_F(DatasetTest, HoldsTrainingImagesBack) {
+  WriteIdx(12);  // and no test images
+  const auto whole = OpenDataset(folder_, Split::kTrain), train = OpenDataset(folder_, Split::kTrain, 0, 3), test = OpenDataset(folder_, Split::kTest, 0, 3);
+  ASSERT_TRUE(whole.ok() && train.ok() && test.ok()) << train.status() << test.status();
+  EXPECT_EQ((*train)->size(), 9);
+  EXPECT_EQ((*test)->size(), 3);
+  EXPECT_EQ((*test)->classes, 10);
+  EXPECT_EQ((*test)->mean, (*whole)->mean);
+  std::vector<uint8_t> expected(28 * 28), pixels(28 * 28);
+  const AugmentationKey key{1, 4};
+  for (const auto& [source, index, original] : {std::tuple{train->get(), 8, 8}, std::tuple{test->get(), 0, 9}, std::tuple{test->get(), 2, 11}}) {
+    for (const AugmentationKey* augmentation : {static_cast<const AugmentationKey*>(nullptr), &key}) {
+      ASSERT_TRUE(source->Read(index, augmentation, pixels.data()).ok() && (*whole)->Read(original, augmentation, expected.data()).ok());
+      EXPECT_EQ(pixels, expected) << original;
+    }
+    EXPECT_EQ(source->label(index), (*whole)->label(original));
+  }
+  EXPECT_EQ((*OpenDataset(folder_, Split::kTrain, 4, 3))->size(), 4);
+  EXPECT_EQ((*OpenDataset(folder_, Split::kTest, 2, 3))->size(), 2);
+  EXPECT_THAT(std::string(OpenDataset(folder_, Split::kTest, 0, 12).status().message()), HasSubstr("of 12 training images 12 cannot be held back"));
 }
 
 TEST_F(DatasetTest, ReadsCifar10FromFiveFiles) {
