@@ -18,39 +18,39 @@ void Check(const PoolShape& s) {
               "max pool: window ", s.size, " stride ", s.stride, " padding ", s.padding, " over ", s.height, "x", s.width);
 }
 
-void PoolRow(const PoolShape& s, ConstArray x, int64_t image, int64_t oy, MutableArray pooled, uint8_t* taken, std::vector<PoolLink>& links) {
-  for (int64_t ox = 0; ox < s.out_width(); ++ox) {
-    links.clear();
-    for (int64_t ky = 0; ky < s.size; ++ky) {
-      const int64_t y = oy * s.stride + ky - s.padding;
-      if (y < 0 || y >= s.height) continue;
-      for (int64_t kx = 0; kx < s.size; ++kx) {
-        const int64_t column = ox * s.stride + kx - s.padding;
-        if (column < 0 || column >= s.width) continue;
-        links.push_back({((image * s.height + y) * s.width + column) * s.channels, static_cast<uint8_t>(ky * s.size + kx)});
-      }
-    }
-    const int64_t at = ((image * s.out_height() + oy) * s.out_width() + ox) * s.channels;
-    Kernels().take_greatest(x, links.data(), static_cast<int64_t>(links.size()), s.channels, at, pooled, taken);
+// Inputs that window `out` of a line (a row or a column of the image) looks at, `step` elements apart.
+void LinksOfWindow(const PoolShape& s, int64_t out, int64_t length, int64_t step, uint8_t place_step, std::vector<PoolLink>& links) {
+  for (int64_t k = 0; k < s.size; ++k) {
+    const int64_t at = out * s.stride + k - s.padding;
+    if (at >= 0 && at < length) links.push_back({at * step, static_cast<uint8_t>(k * place_step)});
   }
 }
 
-void GradientRow(const PoolShape& s, ConstArray grad, const uint8_t* taken, int64_t image, int64_t y, MutableArray grad_x, std::vector<PoolLink>& links) {
-  // Windows that hold (y, x): oy stride <= y + padding < oy stride + size.
-  const auto first = [&](int64_t at) { return std::max<int64_t>(0, (at + s.padding - s.size + s.stride) / s.stride); };
-  const auto last = [&](int64_t at, int64_t out) { return std::min((at + s.padding) / s.stride, out - 1); };
-  for (int64_t x = 0; x < s.width; ++x) {
-    links.clear();
-    for (int64_t oy = first(y); oy <= last(y, s.out_height()); ++oy) {
-      for (int64_t ox = first(x); ox <= last(x, s.out_width()); ++ox) {
-        links.push_back({((image * s.out_height() + oy) * s.out_width() + ox) * s.channels,
-                         static_cast<uint8_t>((y + s.padding - oy * s.stride) * s.size + (x + s.padding - ox * s.stride))});
-      }
-    }
-    Kernels().sum_where_taken(grad, taken, links.data(), static_cast<int64_t>(links.size()), s.channels, ((image * s.height + y) * s.width + x) * s.channels,
-                              grad_x);
+// Windows of a line of `outputs` that look at input `in`: out stride <= in + padding < out stride + size.
+void LinksOfInput(const PoolShape& s, int64_t in, int64_t outputs, int64_t step, uint8_t place_step, std::vector<PoolLink>& links) {
+  const int64_t last = std::min((in + s.padding) / s.stride, outputs - 1);
+  for (int64_t out = std::max<int64_t>(0, (in + s.padding - s.size + s.stride) / s.stride); out <= last; ++out) {
+    links.push_back({out * step, static_cast<uint8_t>((in + s.padding - out * s.stride) * place_step)});
   }
 }
+
+// The links of all columns, which every row shares.
+struct Columns {
+  std::vector<PoolLink> links;
+  std::vector<int32_t> begin{0};
+
+  // add(column, links): adds a column's
+  template <typename F>
+  Columns(int64_t width, F&& add) {
+    for (int64_t x = 0; x < width; ++x) {
+      add(x, links);
+      begin.push_back(static_cast<int32_t>(links.size()));
+    }
+  }
+  PoolLinks With(const std::vector<PoolLink>& rows, int64_t channels) const {
+    return {rows.data(), static_cast<int64_t>(rows.size()), links.data(), begin.data(), static_cast<int64_t>(begin.size()) - 1, channels};
+  }
+};
 
 }  // namespace
 
@@ -60,9 +60,16 @@ void MaxPoolRows(const PoolShape& shape, ConstArray x, MutableArray pooled, uint
                         (shape.height * shape.width * static_cast<int64_t>(BytesOf(x.type)) +
                          shape.out_height() * shape.out_width() * static_cast<int64_t>(BytesOf(x.type) + 1)));
   Check(shape);
+  const Columns columns(shape.out_width(), [&](int64_t ox, auto& links) { LinksOfWindow(shape, ox, shape.width, shape.channels, 1, links); });
+  const int64_t row_step = shape.width * shape.channels, out_row = shape.out_width() * shape.channels;
   at::parallel_for(0, shape.images * shape.out_height(), 4, [&](int64_t begin, int64_t end) {
-    std::vector<PoolLink> links;
-    for (int64_t row = begin; row < end; ++row) PoolRow(shape, x, row / shape.out_height(), row % shape.out_height(), pooled, taken, links);
+    std::vector<PoolLink> rows;
+    for (int64_t row = begin; row < end; ++row) {
+      rows.clear();
+      LinksOfWindow(shape, row % shape.out_height(), shape.height, row_step, static_cast<uint8_t>(shape.size), rows);
+      for (PoolLink& link : rows) link.at += row / shape.out_height() * shape.height * row_step;
+      Kernels().take_greatest(x, columns.With(rows, shape.channels), row * out_row, pooled, taken);
+    }
   });
 }
 
@@ -72,9 +79,16 @@ void MaxPoolRowsBackward(const PoolShape& shape, ConstArray grad_pooled, const u
                         (shape.height * shape.width * static_cast<int64_t>(BytesOf(grad_x.type)) +
                          shape.out_height() * shape.out_width() * static_cast<int64_t>(BytesOf(grad_x.type) + 1)));
   Check(shape);
+  const Columns columns(shape.width, [&](int64_t x, auto& links) { LinksOfInput(shape, x, shape.out_width(), shape.channels, 1, links); });
+  const int64_t row_step = shape.out_width() * shape.channels, in_row = shape.width * shape.channels;
   at::parallel_for(0, shape.images * shape.height, 4, [&](int64_t begin, int64_t end) {
-    std::vector<PoolLink> links;
-    for (int64_t row = begin; row < end; ++row) GradientRow(shape, grad_pooled, taken, row / shape.height, row % shape.height, grad_x, links);
+    std::vector<PoolLink> rows;
+    for (int64_t row = begin; row < end; ++row) {
+      rows.clear();
+      LinksOfInput(shape, row % shape.height, shape.out_height(), row_step, static_cast<uint8_t>(shape.size), rows);
+      for (PoolLink& link : rows) link.at += row / shape.height * shape.out_height() * row_step;
+      Kernels().sum_where_taken(grad_pooled, taken, columns.With(rows, shape.channels), row * in_row, grad_x);
+    }
   });
 }
 

@@ -13,10 +13,21 @@ struct VirtualRows {
   int64_t size = 0;  // elements in all
 };
 
-// One input of a pooling window, or one window of an input, and the input's place in the window.
+// Where an input lies that a window looks at (or a window that looks at an input), by row or by column, and its share of its place in the window: offsets and
+// places of a row and of a column add up.
 struct PoolLink {
-  int64_t at;  // element of channel 0
+  int64_t at;  // elements
   uint8_t index;
+};
+
+// All links of a row of windows (or of inputs): those of column x are rows x columns[column_begin[x] .. column_begin[x + 1]).
+struct PoolLinks {
+  const PoolLink* rows = nullptr;
+  int64_t row_count = 0;
+  const PoolLink* columns = nullptr;
+  const int32_t* column_begin = nullptr;
+  int64_t width = 0;
+  int64_t channels = 0;
 };
 
 // Per-channel vectors come widened to a virtual row's width.
@@ -32,10 +43,10 @@ struct NormKernels {
   void (*expand)(const uint8_t* codes, MutableArray out, int64_t begin, int64_t end);
   void (*add)(const GradientPart (&parts)[2], MutableArray sum, int64_t begin, int64_t end);
   void (*join)(const int32_t* s, int64_t stride, int64_t channels, int32_t* sums, int64_t begin, int64_t end);
-  // Of `count` >= 1 inputs, per channel: the first greatest to pooled[at], its index to taken[at].
-  void (*take_greatest)(ConstArray x, const PoolLink* links, int64_t count, int64_t channels, int64_t at, MutableArray pooled, uint8_t* taken);
-  // grad_x[at] = sum of the gradients of windows that took this input, in float32.
-  void (*sum_where_taken)(ConstArray grad, const uint8_t* taken, const PoolLink* links, int64_t count, int64_t channels, int64_t at, MutableArray grad_x);
+  // A row of `width` windows, per channel: the first greatest of its inputs, at least one, to pooled[at..], its place to taken[at..].
+  void (*take_greatest)(ConstArray x, const PoolLinks& links, int64_t at, MutableArray pooled, uint8_t* taken);
+  // A row of `width` inputs: grad_x[at..] = sum of the gradients of windows that took this input, in float32.
+  void (*sum_where_taken)(ConstArray grad, const uint8_t* taken, const PoolLinks& links, int64_t at, MutableArray grad_x);
   void (*philox16)(uint64_t key, uint32_t counter0, uint32_t first, uint32_t* words);
 };
 
