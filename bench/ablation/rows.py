@@ -1,0 +1,54 @@
+"""The rows of the experiment on CIFAR-100 with ResNet-20, in the order in which they are trained."""
+import dataclasses
+
+EPOCHS = 10  # of a row's quantised stages in sum, and of the control
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    method: str
+    recipe: str  # of recipes/, without .yaml
+    seed: int
+    weight_bits: int = 32
+    activation_bits: int = 32
+    settings: tuple[str, ...] = ()  # of `bitstair run --set`
+    # Starts from the weights of the full-precision row of its seed.
+    from_full_precision: bool = True
+
+    @property
+    def name(self):
+        return f'{self.method}_w{self.weight_bits}a{self.activation_bits}_seed{self.seed}'
+
+
+def quantised(method, recipe, bits, seed, settings=()):
+    widths = [32, *(w for w in (8, 4, 2) if w > bits), bits] if 'pq' in recipe else [32, bits]
+    return Row(method, f'cifar100_resnet20_{recipe}', seed, bits, bits, (f'widths={widths}', f'quantized.epochs={EPOCHS}', *settings))
+
+
+def full_precision(seed):
+    return Row('full_precision', 'cifar100_resnet20', seed, from_full_precision=False)
+
+
+def rows():
+    result = [full_precision(1), full_precision(2)]
+    methods = [('baseline', 'baseline'), ('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq'), ('guided', 'guided'), ('all', 'guided_ts_pq')]
+    result += [quantised(method, recipe, 2, seed) for seed in (1, 2) for method, recipe in methods]
+    result += [quantised(method, recipe, 4, 1) for method, recipe in [('baseline', 'baseline'), ('all', 'guided_ts_pq'), ('guided', 'guided'), ('lsq', 'lsq')]]
+    result += [Row('control', 'cifar100_resnet20', 1, settings=(f'pretrain.epochs={EPOCHS}', 'pretrain.learning_rate=0.02'))]
+    result += [quantised('no_calibration', 'baseline', bits, 1, ('activation_calibration=none',)) for bits in (4, 2)]
+    result += [quantised(method, recipe, bits, 1) for bits in (4, 2) for method, recipe in [('ts_guided', 'guided_ts'), ('pq_guided', 'guided_pq')]]
+    result += [quantised(method, recipe, 4, 1) for method, recipe in [('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq')]]
+    result += [quantised('per_stage', 'ts_pq', 2, 1, ('order=per_stage',))]
+    result += [quantised(method, method, bits, 1) for method in ('lsq', 'pact', 'stochastic') for bits in (2, 4) if (method, bits) != ('lsq', 4)]
+    return result
+
+
+# Settings are chosen on the last 5,000 training images, which these rows are not trained on, and never on the test images.
+HELD_BACK = 5000
+
+
+def tuning_rows():
+    result = [full_precision(1)]
+    result += [quantised(f'lambda_{weight}', 'guided', 2, 1, (f'guided.lambda={weight}',)) for weight in (1, 10, 100, 300)]
+    result += [quantised('baseline', 'baseline', 2, 1)]
+    return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
