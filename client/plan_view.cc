@@ -71,7 +71,9 @@ Json PlanJson(const v1::JobSpec& spec, const std::vector<v1::StageSpec>& stages)
   result["stages"] = Json::array();
   for (const v1::StageSpec& stage : stages) {
     Json out = ToJson(stage, EnumWords::kRecipe);
-    for (const char* shared : {"data", "environment", "checkpoint", "data_digest"}) out.erase(shared);  // the job's, in "spec"; the digest is the workers'
+    for (const char* shared : {"data", "environment", "checkpoint", "data_digest", "initial_weights_digest"}) {
+      out.erase(shared);  // the job's, in "spec"; the digests are the workers'
+    }
     const LearningRateRange rates = LearningRates(stage);
     out["first_learning_rate"] = rates.first;
     out["last_learning_rate"] = rates.last;

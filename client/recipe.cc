@@ -365,24 +365,40 @@ std::string DescribeViolations(const Recipe& recipe, const std::vector<FieldViol
   return absl::StrJoin(lines, "\n");
 }
 
+namespace {
+
+namespace fs = std::filesystem;
+
+// What ResolveRecipe says of paths, for the one in `field`: a folder or a file.
+absl::StatusOr<std::string> ResolvePath(const Recipe& recipe, const std::string& field, const std::string& given, bool is_here, bool is_folder) {
+  fs::path path = given;
+  const auto found = recipe.locations.find(field);
+  const bool from_file = found == recipe.locations.end() || found->second.line > 0;
+  std::error_code error;
+  if (const char* home = std::getenv("HOME"); home != nullptr && absl::StartsWith(given, "~/")) path = fs::path(home) / given.substr(2);
+  if (path.is_relative()) path = fs::absolute(from_file ? fs::path(recipe.file).parent_path() / path : path, error).lexically_normal();
+  if (!is_here) return path.string();
+  const fs::path real = fs::canonical(path, error);
+  if (error) return absl::InvalidArgumentError(DescribeViolations(recipe, {{field, absl::StrCat(path.string(), ": ", error.message())}}));
+  if (is_folder ? !fs::is_directory(real, error) : !fs::is_regular_file(real, error)) {
+    return absl::InvalidArgumentError(DescribeViolations(recipe, {{field, absl::StrCat(path.string(), is_folder ? " is not a folder" : " is not a file")}}));
+  }
+  return real.string();
+}
+
+}  // namespace
+
 absl::StatusOr<v1::JobSpec> ResolveRecipe(const Recipe& recipe, bool data_is_here) {
-  namespace fs = std::filesystem;
   v1::JobSpec spec = recipe.spec;
-  if (const std::string& given = spec.data().path(); !given.empty()) {
-    fs::path path = given;
-    const auto found = recipe.locations.find("data.path");
-    const bool from_file = found == recipe.locations.end() || found->second.line > 0;
-    std::error_code error;
-    if (const char* home = std::getenv("HOME"); home != nullptr && absl::StartsWith(given, "~/")) path = fs::path(home) / given.substr(2);
-    if (path.is_relative()) path = fs::absolute(from_file ? fs::path(recipe.file).parent_path() / path : path, error).lexically_normal();
-    if (data_is_here) {
-      const fs::path real = fs::canonical(path, error);
-      if (error) return absl::InvalidArgumentError(DescribeViolations(recipe, {{"data.path", absl::StrCat(path.string(), ": ", error.message())}}));
-      if (!fs::is_directory(real, error))
-        return absl::InvalidArgumentError(DescribeViolations(recipe, {{"data.path", absl::StrCat(path.string(), " is not a folder")}}));
-      path = real;
-    }
-    spec.mutable_data()->set_path(path.string());
+  if (!spec.data().path().empty()) {
+    auto path = ResolvePath(recipe, "data.path", spec.data().path(), data_is_here, /*is_folder=*/true);
+    if (!path.ok()) return path.status();
+    spec.mutable_data()->set_path(*std::move(path));
+  }
+  if (!spec.initial_weights().path().empty()) {
+    auto path = ResolvePath(recipe, "initial_weights.path", spec.initial_weights().path(), data_is_here, /*is_folder=*/false);
+    if (!path.ok()) return path.status();
+    spec.mutable_initial_weights()->set_path(*std::move(path));
   }
   auto resolved = server::ResolveJobSpec(std::move(spec));
   if (resolved.ok()) return resolved;

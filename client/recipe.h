@@ -43,8 +43,8 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& file, const std::string& t
 // A field that the recipe leaves out is shown at its nearest parent that it has.
 std::string DescribeViolations(const Recipe& recipe, const std::vector<FieldViolation>& violations);
 
-// The recipe's JobSpec, checked, with all defaults written out (server/job_spec.h). A relative data.path starts at the recipe's folder, one from --set at
-// the current folder; "~/" is the home folder. data_is_here: the data must exist on this machine, and symbolic links are followed.
+// The recipe's JobSpec, checked, with all defaults written out (server/job_spec.h). A relative data.path or initial_weights.path starts at the recipe's
+// folder, one from --set at the current folder; "~/" is the home folder. data_is_here: they must exist on this machine, and symbolic links are followed.
 // INVALID_ARGUMENT as by ReadRecipe and DescribeViolations.
 absl::StatusOr<v1::JobSpec> ResolveRecipe(const Recipe& recipe, bool data_is_here);
 

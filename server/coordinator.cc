@@ -350,7 +350,8 @@ void Coordinator::RunScheduler() {
       wanted.ranks = stage.record.spec().ranks();
       wanted.data = job.record.spec().data().name().empty() ? job.record.spec().data().path() : job.record.spec().data().name();
       for (const auto& [worker, answer] : job.data) {
-        if (answer.digest == job.record.data_digest()) wanted.eligible.insert(worker);
+        const bool same = answer.digest == job.record.data_digest() && answer.weights_digest == job.record.initial_weights_digest();
+        if (same) wanted.eligible.insert(worker);
       }
       if (stage.record.has_checkpoint()) wanted.preferred_profile = stage.record.numeric_profile();
       pending.push_back(std::move(wanted));

@@ -177,6 +177,7 @@ void Coordinator::AskForData(const JobEntry& entry, WorkerEntry* worker) {
   v1::CoordinatorMessage message;
   message.mutable_resolve_dataset()->set_token(entry.job.record.job_id());
   *message.mutable_resolve_dataset()->mutable_data() = entry.job.record.spec().data();
+  message.mutable_resolve_dataset()->set_weights_path(entry.job.record.spec().initial_weights().path());
   worker->stream->Send(std::move(message));
 }
 
@@ -184,8 +185,10 @@ void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolv
   JobEntry* entry = Find(resolved.token());
   if (entry == nullptr || IsEnded(entry->job.record.state())) return;
   DataAnswer answer;
-  if (core::IsSha256Hex(resolved.digest())) {
+  const bool with_weights = entry->job.record.spec().has_initial_weights();
+  if (core::IsSha256Hex(resolved.digest()) && (!with_weights || core::IsSha256Hex(resolved.weights_digest()))) {
     answer.digest = resolved.digest();
+    if (with_weights) answer.weights_digest = resolved.weights_digest();
     const std::string& name = entry->job.record.spec().data().name();
     if (!name.empty()) worker->digests[name] = answer.digest;
   } else if (resolved.not_offered()) {
@@ -196,7 +199,7 @@ void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolv
   DataAnswer& known = entry->job.data[worker->id];
   known = answer;
   if (entry->job.record.state() == v1::JOB_STATE_RESOLVING && !answer.digest.empty()) {
-    Handle(entry, DataResolved{answer.digest});
+    Handle(entry, DataResolved{answer.digest, answer.weights_digest});
   } else {
     SettleResolving(entry);
   }

@@ -61,9 +61,10 @@ struct Stage {
 
 // What a worker said about a job's data set.
 struct DataAnswer {
-  std::string absence;  // why the worker does not offer it at all
-  std::string digest;   // or:
-  std::string error;    // or: not offered
+  std::string absence;         // why the worker does not offer it at all
+  std::string digest;          // or:
+  std::string error;           // or: not offered
+  std::string weights_digest;  // beside digest, where the job has initial weights
   bool operator==(const DataAnswer&) const = default;
 };
 

@@ -35,8 +35,11 @@ class Resolver {
     Choices();
     LayerWidths();
     Optimizer();
-    const bool full = Has(32), lower = std::any_of(spec_.widths().begin(), spec_.widths().end(), [](int bits) { return bits != 32; });
-    Phase("pretrain", full, spec_.has_pretrain(), "no width is 32", 0.1, [this] { return spec_.mutable_pretrain(); });
+    InitialWeights();
+    const bool imported = spec_.has_initial_weights();
+    const bool full = Has(32) && !imported, lower = std::any_of(spec_.widths().begin(), spec_.widths().end(), [](int bits) { return bits != 32; });
+    Phase("pretrain", full, spec_.has_pretrain(), imported ? "initial_weights take its place" : "no width is 32", 0.1,
+          [this] { return spec_.mutable_pretrain(); });
     Phase("quantized", lower, spec_.has_quantized(), "no width is below 32", 0.02, [this] { return spec_.mutable_quantized(); });
     if (faults_.empty() && lower && spec_.quantized().epochs() < QuantizedStageCount(spec_)) {
       Fault("quantized.epochs",
@@ -105,9 +108,7 @@ class Resolver {
     if (data->name().size() > 64 || !AllOf(data->name(), "-_.", true)) {
       Fault("data.name", "must be at most 64 characters of A-Z, a-z, 0-9, '-', '_' and '.'");
     }
-    if (!data->path().empty() && (data->path()[0] != '/' || data->path().size() > kMaxTextBytes || data->path().find('\0') != std::string::npos)) {
-      Fault("data.path", "must be an absolute path on the workers");
-    }
+    if (!data->path().empty() && !IsAbsolutePath(data->path())) Fault("data.path", "must be an absolute path on the workers");
     Choice("data.augmentation", data->augmentation(), v1::AUGMENTATION_NONE, v1::Augmentation_IsValid, [&](auto v) { data->set_augmentation(v); });
     Choice("data.unreadable_images", data->unreadable_images(), v1::UNREADABLE_IMAGES_ERROR, v1::UnreadableImages_IsValid,
            [&](auto v) { data->set_unreadable_images(v); });
@@ -238,10 +239,27 @@ class Resolver {
     }
   }
 
+  static bool IsAbsolutePath(const std::string& path) { return path[0] == '/' && path.size() <= kMaxTextBytes && path.find('\0') == std::string::npos; }
+
+  void InitialWeights() {
+    if (!spec_.has_initial_weights()) return;
+    auto* weights = spec_.mutable_initial_weights();
+    if (weights->path().empty()) {
+      Fault("initial_weights.path", "is required");
+    } else if (!IsAbsolutePath(weights->path())) {
+      Fault("initial_weights.path", "must be an absolute path on the workers");
+    }
+    weights->set_allow_missing(weights->allow_missing());
+    weights->set_allow_unexpected(weights->allow_unexpected());
+    if (Has(32) && spec_.widths_size() == 1) Fault("initial_weights", "are given, but no width is below 32");
+  }
+
   void Guided() {
     if (!spec_.has_guided()) return;
     v1::GuidedSpec* guided = spec_.mutable_guided();
-    if (!spec_.widths().empty() && !Has(32)) Fault("guided", "needs a full-precision stage for its full-precision net: widths must begin with 32");
+    if (!spec_.widths().empty() && !Has(32) && !spec_.has_initial_weights()) {
+      Fault("guided", "needs a full-precision stage for its full-precision net: widths must begin with 32, or initial_weights be given");
+    }
     if (Has(32) && spec_.widths_size() == 1) Fault("guided", "is given, but no width is below 32");
     if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("guided", "needs two_stage_activation: clip");
     if (!guided->has_lambda()) guided->set_lambda(10);

@@ -54,10 +54,11 @@ class Machine {
   void On(const DataResolved& e) {
     if (job_.record.state() != v1::JOB_STATE_RESOLVING) return;
     job_.record.set_data_digest(e.digest);
+    job_.record.set_initial_weights_digest(e.weights_digest);
     job_.stages.clear();
     job_.record.clear_stages();
     std::map<std::string, std::string> keys;
-    for (auto& spec : PlanStages(job_.record.spec(), e.digest)) {
+    for (auto& spec : PlanStages(job_.record.spec(), e.digest, e.weights_digest)) {
       Stage stage;
       stage.record.set_job_id(job_.record.job_id());
       stage.record.set_key(StageKey(spec, spec.parent().empty() ? "" : keys[spec.parent()]));
@@ -71,7 +72,9 @@ class Machine {
       outcome_.stages_changed.insert(static_cast<int>(job_.stages.size()) - 1);
     }
     SetJob(v1::JOB_STATE_PENDING, "");
-    AddEvent(-1, "JobPlanned", absl::StrCat(job_.stages.size(), " stages; data set digest ", e.digest));
+    AddEvent(-1, "JobPlanned",
+             absl::StrCat(job_.stages.size(), " stages; data set digest ", e.digest,
+                          e.weights_digest.empty() ? "" : absl::StrCat("; initial weights digest ", e.weights_digest)));
   }
 
   void On(const DataRejected& e) {

@@ -21,6 +21,7 @@ namespace bitstair::server {
 // Events. `stage` is an index into job.stages.
 struct DataResolved {  // the first digest: plan the job
   std::string digest;
+  std::string weights_digest = "";  // of a job with initial weights
 };
 struct DataRejected {  // no worker can read the data
   std::string message;

@@ -103,10 +103,10 @@ void ScaleStepEpochs(int phase_epochs, v1::StageSpec* stage) {
 
 }  // namespace
 
-std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest) {
+std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest) {
   std::vector<v1::StageSpec> stages;
   const v1::StageSpec common = CommonFields(resolved, data_digest);
-  if (!resolved.widths().empty() && resolved.widths(0) == 32) {
+  if (!resolved.widths().empty() && resolved.widths(0) == 32 && !resolved.has_initial_weights()) {
     v1::StageSpec stage = common;
     stage.set_name("W32A32");
     stage.set_weight_bits(32);
@@ -140,9 +140,15 @@ std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::st
       stage.set_carry_momentum(i > 0);
     }
     offset += epochs[i];
-    if (!stages.empty()) {
-      stage.set_parent(stages.back().name());
-      const bool from_relu = stages.back().activation() == v1::ACTIVATION_FUNCTION_RELU && stage.activation() == v1::ACTIVATION_FUNCTION_CLIP;
+    const bool imported = stages.empty() && resolved.has_initial_weights();
+    if (imported) {
+      *stage.mutable_initial_weights() = resolved.initial_weights();
+      stage.set_initial_weights_digest(weights_digest);
+    }
+    if (!stages.empty()) stage.set_parent(stages.back().name());
+    if (imported || !stages.empty()) {
+      const v1::ActivationFunction before = imported ? resolved.pretrain_activation() : stages.back().activation();
+      const bool from_relu = before == v1::ACTIVATION_FUNCTION_RELU && stage.activation() == v1::ACTIVATION_FUNCTION_CLIP;
       if (from_relu) stage.set_calibration(resolved.activation_calibration());
     }
     stages.push_back(std::move(stage));

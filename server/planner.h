@@ -13,7 +13,8 @@ namespace bitstair::server {
 //   two_stage, PER_WIDTH: W8A32, W8A8, W4A8, W4A4 (activations never go back up);
 //   two_stage, PER_STAGE: W8A32, W4A32, then W4A8, W4A4;
 //   otherwise: W8A8, W4A4.
-// Without 32 the first quantised stage starts from scratch (no parent).
+// Without 32 the first quantised stage starts from scratch (no parent). With initial_weights there is no W32A32, and the first quantised stage starts from the
+// file as it would from there (calibration; the full-precision net of a guided pair).
 //
 // Epochs: the full-precision stage gets pretrain.epochs. quantized.epochs are shared so that every stage has at least 1 and, where that leaves
 // room, the stages at the last weight width have at least half, the very last one the larger part of these.
@@ -23,7 +24,7 @@ namespace bitstair::server {
 // Calibration is asked for only where a clipped stage follows one trained with ReLU.
 // Guided: every quantised stage is a pair. The first one's full-precision net starts from the full-precision stage, as its low-precision net does; the others
 // find both nets in their parent's checkpoint.
-// data_digest: hex SHA-256 of the data set; empty in an offline plan.
-std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest);
+// data_digest, weights_digest: hex SHA-256 of the data set and of the file of initial_weights; empty in an offline plan.
+std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest = "");
 
 }  // namespace bitstair::server

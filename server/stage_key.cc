@@ -168,6 +168,8 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
   }
   if (stage.carry_momentum()) document["carry_momentum"] = true;
   if (!parent_key.empty()) document["parents"] = {parent_key};
+  // Which names may be missing decides whether the stage starts, not from what.
+  if (stage.has_initial_weights()) document["initial_weights"] = stage.initial_weights_digest();
   if (stage.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) document["calibration_percentile"] = stage.calibration_percentile();
   const bool weights = stage.weight_bits() < 32, activations = stage.activation_bits() < 32;
   if (weights || activations) document["quantizer"] = stage.quantizer();

@@ -20,7 +20,8 @@ std::string CanonicalJson(const nlohmann::json& value);
 std::string EcmaScriptNumber(double value);
 
 // The canonical JSON behind the key: all of `stage` that can change a bit of its result, plus the parent's key and the numerics version.
-// Not in it: names, checkpoint intervals, environment, the data set's name or path (its digest stands for it), attempts, placement.
+// Not in it: names, checkpoint intervals, environment, the data set's name or path and that of initial weights (their digests stand for them), attempts,
+// placement.
 // A field that has no effect at these widths (the weight quantiser's at 32 bits, a percentile without calibration) is left out, and so will new fields be
 // while neutral. The seed is a string, since it may exceed 2^53.
 // parent_key: empty for a stage without parent.

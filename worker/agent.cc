@@ -270,12 +270,16 @@ void Agent::OnClosed(const grpc::Status& status) {
 
 void Agent::OnResolve(const v1::ResolveDataset& request) {
   asio::post(disk_, [this, alive = std::weak_ptr<Agent*>(alive_), request, &io = io_] {
-    const absl::StatusOr<ResolvedDataset> resolved = datasets_.Resolve(request.data());
+    // The one file first: it is the quicker one to refuse.
+    absl::StatusOr<ResolvedDataset> weights = ResolvedDataset{};
+    if (!request.weights_path().empty()) weights = datasets_.ResolveWeights(request.weights_path());
+    const absl::StatusOr<ResolvedDataset> resolved = weights.ok() ? datasets_.Resolve(request.data()) : weights;
     v1::WorkerMessage message;
     v1::DatasetResolved& answer = *message.mutable_dataset_resolved();
     answer.set_token(request.token());
     if (resolved.ok()) {
       answer.set_digest(resolved->digest);
+      answer.set_weights_digest(weights->digest);
     } else if (absl::IsUnavailable(resolved.status())) {
       answer.set_not_offered(true);
       answer.set_error(std::string(resolved.status().message()));  // why, for the job's reason

@@ -90,6 +90,30 @@ void Attempt::Start() {
                                                                    resolved->digest, ", not ", expected));
       }
       self->data_path_ = resolved->path;
+      self->FindWeights();
+    });
+  });
+}
+
+// The file of initial weights, unless a checkpoint of the stage's own is there to go on from.
+void Attempt::FindWeights() {
+  if (!assignment_.spec().has_initial_weights() || !assignment_.resume_from().sha256().empty()) return FetchCheckpoints();
+  asio::post(host_.disk, [weak = weak_from_this(), &io = host_.io, &datasets = host_.datasets, path = assignment_.spec().initial_weights().path()] {
+    absl::StatusOr<ResolvedDataset> resolved = datasets.ResolveWeights(path);
+    asio::post(io, [weak, resolved = std::move(resolved)] {
+      const std::shared_ptr<Attempt> self = weak.lock();
+      if (self == nullptr || self->ended_ || self->stop_requested_) return;
+      if (!resolved.ok()) {
+        const bool offered = !absl::IsUnavailable(resolved.status());
+        return self->FailAll(offered ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_NOT_STARTED, Message(resolved.status()));
+      }
+      const std::string& expected = self->assignment_.spec().initial_weights_digest();
+      if (resolved->digest != expected) {
+        return self->FailAll(
+            v1::EXIT_CAUSE_BAD_DATA,
+            absl::StrCat("the weights in ", resolved->path, " have changed since the job was planned: their digest is ", resolved->digest, ", not ", expected));
+      }
+      self->weights_path_ = resolved->path;
       self->FetchCheckpoints();
     });
   });
@@ -181,6 +205,7 @@ absl::Status Attempt::StartRank(int number, Rank& rank) {
   start.set_data_path(data_path_);
   start.set_resume_path(resume_path_);
   start.set_parent_path(parent_path_);
+  start.set_weights_path(weights_path_);
   start.set_checkpoint_dir(absl::StrCat(folder_, "/checkpoints"));
   rank.process->Send(message);
   if (number != 0 && !rendezvous_address_.empty()) {

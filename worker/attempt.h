@@ -80,6 +80,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
     v1::Checkpoint checkpoint;
   };
 
+  void FindWeights();
   void FetchCheckpoints();
   void StartTrainers();
   absl::Status StartRank(int number, Rank& rank);
@@ -100,6 +101,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   boost::asio::steady_timer upload_grace_;
 
   std::string data_path_;
+  std::string weights_path_;
   std::string resume_path_;
   std::string parent_path_;
   std::string rendezvous_address_;

@@ -29,9 +29,9 @@ constexpr char kDigestPrefix[] = "bitstair-dataset-v1\n";
 // A file younger than this may change again without a new time stamp, so its digest is not remembered.
 constexpr time_t kSettledSeconds = 2;
 
-absl::StatusOr<std::string> RealPath(const std::string& path) {
+absl::StatusOr<std::string> RealPath(const std::string& what, const std::string& path) {
   char* resolved = realpath(path.c_str(), nullptr);
-  if (resolved == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot use data at ", path));
+  if (resolved == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot use ", what, " at ", path));
   std::string result = resolved;
   free(resolved);
   return result;
@@ -118,20 +118,39 @@ absl::StatusOr<std::string> Datasets::Locate(const v1::DataSpec& data) const {
   if (!data.name().empty()) {
     const auto found = options_.named.find(data.name());
     if (found == options_.named.end()) return absl::UnavailableError(absl::StrCat("data set \"", data.name(), "\" is not offered (--data NAME=PATH)"));
-    return RealPath(found->second);
+    return RealPath("data", found->second);
   }
-  if (data.path().empty() || data.path()[0] != '/') return absl::InvalidArgumentError(absl::StrCat("data path \"", data.path(), "\" is not absolute"));
-  if (data.path().find('\0') != std::string::npos) return absl::InvalidArgumentError("the data path has a NUL character");
+  return LocateInRoots("data", data.path());
+}
+
+absl::StatusOr<std::string> Datasets::LocateInRoots(const std::string& what, const std::string& path) const {
+  if (path.empty() || path[0] != '/') return absl::InvalidArgumentError(absl::StrCat(what, " path \"", path, "\" is not absolute"));
+  if (path.find('\0') != std::string::npos) return absl::InvalidArgumentError(absl::StrCat("the ", what, " path has a NUL character"));
   // Whether a path outside the roots exists is not told.
-  const std::string refusal = absl::StrCat("data path ", data.path(), " is outside the allowed roots (",
+  const std::string refusal = absl::StrCat(what, " path ", path, " is outside the allowed roots (",
                                            options_.roots.empty() ? "none is allowed; see --data-root" : absl::StrJoin(options_.roots, ", "), ")");
-  const absl::StatusOr<std::string> real = RealPath(data.path());
-  const std::string candidate = real.ok() ? *real : fs::path(data.path()).lexically_normal().string();
+  const absl::StatusOr<std::string> real = RealPath(what, path);
+  const std::string candidate = real.ok() ? *real : fs::path(path).lexically_normal().string();
   for (const std::string& root : options_.roots) {
-    const absl::StatusOr<std::string> real_root = RealPath(root);
+    const absl::StatusOr<std::string> real_root = RealPath(what, root);
     if (IsInside(candidate, real_root.ok() ? *real_root : root) || (!real.ok() && IsInside(candidate, fs::path(root).lexically_normal().string()))) return real;
   }
   return absl::UnavailableError(refusal);
+}
+
+absl::StatusOr<ResolvedDataset> Datasets::ResolveWeights(const std::string& path) {
+  const absl::StatusOr<std::string> real = LocateInRoots("weights", path);
+  if (!real.ok()) return real.status();
+  if (!IsUtf8(*real)) return absl::InvalidArgumentError(absl::StrCat("a file's name is not UTF-8: ", absl::CHexEscape(*real)));
+  struct stat info {};
+  if (stat(real->c_str(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", *real));
+  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(*real, " is not a regular file"));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::string size;
+  const absl::StatusOr<std::string> digest = FileDigest(*real, &size);
+  SaveCache();
+  if (!digest.ok()) return digest.status();
+  return ResolvedDataset{*real, *digest};
 }
 
 absl::StatusOr<ResolvedDataset> Datasets::Resolve(const v1::DataSpec& data) {
@@ -140,7 +159,7 @@ absl::StatusOr<ResolvedDataset> Datasets::Resolve(const v1::DataSpec& data) {
   const std::string folder = *located;
   std::vector<std::string> allowed{folder};
   for (const std::string& root : options_.roots) {
-    if (absl::StatusOr<std::string> real = RealPath(root); real.ok()) allowed.push_back(*real);
+    if (absl::StatusOr<std::string> real = RealPath("data", root); real.ok()) allowed.push_back(*real);
   }
   const bool named = !data.name().empty();  // its owner chose the folder, and so where its links lead
 
@@ -156,7 +175,7 @@ absl::StatusOr<ResolvedDataset> Datasets::Resolve(const v1::DataSpec& data) {
     if (walk->is_symlink(unknown)) {
       struct stat info {};
       if (stat(path.c_str(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
-      const absl::StatusOr<std::string> real = RealPath(path);
+      const absl::StatusOr<std::string> real = RealPath("data", path);
       if (!real.ok()) return real.status();
       bool inside = named;
       for (const std::string& root : allowed) inside = inside || IsInside(*real, root);

@@ -1,4 +1,4 @@
-// The data sets that this worker offers, and their digests.
+// The data sets that this worker offers, the files of weights inside its roots, and their digests.
 #pragma once
 
 #include <array>
@@ -48,6 +48,9 @@ class Datasets {
   // UTF-8, an empty folder or a file that changes meanwhile is an error that names it.
   absl::StatusOr<ResolvedDataset> Resolve(const v1::DataSpec& data);
 
+  // The same for one file of weights, given by its path: absolute, and inside a root. The digest is SHA-256 of its bytes. Errors as by Resolve.
+  absl::StatusOr<ResolvedDataset> ResolveWeights(const std::string& path);
+
   // Makes Resolve, now and later, end with CANCELLED at the next file.
   void Cancel() { cancelled_ = true; }
 
@@ -57,6 +60,8 @@ class Datasets {
     std::array<uint8_t, 32> sha256;
     std::strong_ordering operator<=>(const RememberedFile& other) const { return key <=> other.key; }
   };
+  // Symbolic links resolved. `what`: "data", for messages.
+  absl::StatusOr<std::string> LocateInRoots(const std::string& what, const std::string& path) const;
   absl::StatusOr<std::string> FileDigest(const std::string& path, std::string* size);
   void LoadCache();
   void SaveCache();

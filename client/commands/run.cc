@@ -158,6 +158,9 @@ int RunRun(const RunArguments& arguments) {
   options.slots = arguments.slots;
   options.data = *data;
   if (!checked->spec.data().path().empty()) options.data_roots = {checked->spec.data().path()};
+  if (const std::string& weights = checked->spec.initial_weights().path(); !weights.empty()) {
+    options.data_roots.push_back(std::filesystem::path(weights).parent_path().string());
+  }
   options.log_level = arguments.log_level;
   options.note = [&console](const std::string& line) { console.Note(line); };
   auto cluster = EmbeddedCluster::Start(options, interrupt.fd());

@@ -27,12 +27,15 @@ constexpr int kMaxJsonDepth = 4;
 struct Dtype {
   const char* name;
   at::ScalarType type;
+  bool is_ours;  // in checkpoints; the others are read from other programs' files
 };
-constexpr Dtype kDtypes[] = {{"F64", at::kDouble}, {"I64", at::kLong}, {"F32", at::kFloat}, {"U8", at::kByte}};
+constexpr Dtype kDtypes[] = {{"F64", at::kDouble, true}, {"I64", at::kLong, true},       {"F32", at::kFloat, true}, {"U8", at::kByte, true},
+                             {"F16", at::kHalf, false},  {"BF16", at::kBFloat16, false}, {"I32", at::kInt, false},  {"I16", at::kShort, false},
+                             {"I8", at::kChar, false},   {"BOOL", at::kBool, false}};
 
 const Dtype* FindDtype(at::ScalarType type) {
   for (const Dtype& dtype : kDtypes) {
-    if (dtype.type == type) return &dtype;
+    if (dtype.type == type && dtype.is_ours) return &dtype;
   }
   return nullptr;
 }

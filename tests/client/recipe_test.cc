@@ -209,6 +209,12 @@ TEST(RecipeTest, DataPathsStartAtTheRecipeOrAtTheCurrentFolder) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->data().path(), std::filesystem::canonical(folder / "data").string());
 
+  recipe = ReadRecipe((folder / "r.yaml").string(), {"initial_weights.path=w", "widths=[8]"});
+  recipe->spec.clear_pretrain();
+  const auto weights = ResolveRecipe(*recipe, false);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(weights->initial_weights().path(), (std::filesystem::current_path() / "w").string());
+  EXPECT_THAT(std::string(ResolveRecipe(*recipe, true).status().message()), AllOf(HasSubstr("--set initial_weights.path=w"), HasSubstr("No such file")));
   recipe = ReadRecipe((folder / "r.yaml").string(), {"data.path=nowhere"});
   ASSERT_TRUE(recipe.ok());
   spec = ResolveRecipe(*recipe, false);

@@ -98,6 +98,22 @@ TEST_F(CoordinatorTest, AJobGoesFromTheRecipeToSucceeded) {
   EXPECT_EQ(GetReason(cancel), "JOB_ENDED");
 }
 
+TEST_F(CoordinatorTest, AJobWithInitialWeightsGoesToWorkersThatHaveThisVeryFile) {
+  v1::JobSpec spec = SmallSpec();
+  spec.clear_pretrain();
+  spec.mutable_initial_weights()->set_path("/w");
+  ScriptedWorker lacks_it(server_.fleet.get(), {.name = "lacks"});
+  lacks_it.Expect(v1::CoordinatorMessage::kWelcome);
+  const v1::Job created = CreateOk(spec);
+  server_.WaitFor(created.name(), [](const v1::Job& job) { return job.reason().find("no worker offers") != std::string::npos; });
+  ScriptedWorker has_it(server_.fleet.get(), {.name = "has", .weights = {{"/w", kDigestB}}});
+  ScriptedWorker has_another(server_.fleet.get(), {.name = "other", .weights = {{"/w", std::string(64, 'c')}}});
+  const v1::AssignAttempt assign = has_it.ExpectAssign();
+  EXPECT_EQ(assign.attempt().stage(), created.name() + "/stages/W8A32");
+  EXPECT_EQ(assign.spec().initial_weights_digest(), kDigestB);
+  EXPECT_EQ(assign.ranks_size(), 2) << "neither of the others takes part";
+}
+
 TEST_F(CoordinatorTest, ARepeatedRequestGetsTheSameJobAndAnotherBodyIsRefused) {
   const v1::Job first = CreateOk(SmallSpec(), "req-1");
   EXPECT_EQ(CreateOk(SmallSpec(), "req-1").name(), first.name());

@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "proto/status.h"
 #include "tests/support/job_specs.h"
 
@@ -181,6 +182,37 @@ TEST(JobSpecTest, AllowedEnvironmentPasses) {
   (*spec.mutable_environment())["OMP_NUM_THREADS"] = "1";
   (*spec.mutable_environment())["GLOO_SOCKET_IFNAME"] = "lo";
   EXPECT_TRUE(ResolveJobSpec(spec).ok());
+}
+
+TEST(JobSpecTest, InitialWeights) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.clear_pretrain();
+  spec.mutable_initial_weights()->set_path("/w.safetensors");
+  spec.mutable_guided();
+  auto resolved = ResolveJobSpec(spec);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_TRUE(resolved->initial_weights().has_allow_missing() && !resolved->initial_weights().allow_missing());
+  EXPECT_TRUE(resolved->initial_weights().has_allow_unexpected() && !resolved->initial_weights().allow_unexpected());
+  EXPECT_FALSE(resolved->has_pretrain());
+  spec.mutable_widths()->erase(spec.mutable_widths()->begin());
+  EXPECT_TRUE(ResolveJobSpec(spec).ok()) << "a pair needs no 32 among the widths then";
+
+  const auto fault = [](const v1::JobSpec& wrong) {
+    const auto faults = GetFieldViolations(ResolveJobSpec(wrong).status());
+    return faults.size() == 1 ? faults[0].field + " " + faults[0].description : absl::StrCat(faults.size(), " faults");
+  };
+  v1::JobSpec wrong = spec;
+  wrong.mutable_pretrain()->set_epochs(1);
+  EXPECT_EQ(fault(wrong), "pretrain is given, but initial_weights take its place");
+  wrong = spec;
+  wrong.mutable_initial_weights()->clear_path();
+  EXPECT_EQ(fault(wrong), "initial_weights.path is required");
+  wrong.mutable_initial_weights()->set_path("w.safetensors");
+  EXPECT_EQ(fault(wrong), "initial_weights.path must be an absolute path on the workers");
+  wrong = testing::OneStageSpec();
+  wrong.clear_pretrain();
+  *wrong.mutable_initial_weights() = spec.initial_weights();
+  EXPECT_EQ(fault(wrong), "initial_weights are given, but no width is below 32");
 }
 
 }  // namespace

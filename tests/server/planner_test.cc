@@ -52,6 +52,32 @@ TEST(PlannerTest, WithoutTwoStagesEachWidthIsOneStage) {
   EXPECT_THAT(Names(Plan(spec)), ElementsAre("W32A32", "W8A8", "W4A4"));
 }
 
+TEST(PlannerTest, InitialWeightsTakeThePlaceOfTheFullPrecisionStage) {
+  v1::JobSpec spec = testing::SmallSpec();
+  const auto trained = Plan(spec);
+  spec.clear_pretrain();
+  spec.mutable_initial_weights()->set_path("/w.safetensors");
+  for (const bool begins_with_32 : {true, false}) {
+    if (!begins_with_32) spec.mutable_widths()->erase(spec.mutable_widths()->begin());
+    const auto resolved = ResolveJobSpec(spec);
+    ASSERT_TRUE(resolved.ok()) << resolved.status();
+    const auto stages = PlanStages(*resolved, testing::kDigestA, testing::kDigestB);
+    EXPECT_THAT(Names(stages), ElementsAre("W8A32", "W8A8", "W4A8", "W4A4"));
+    EXPECT_EQ(stages[0].parent(), "");
+    EXPECT_EQ(stages[0].initial_weights().path(), "/w.safetensors");
+    EXPECT_EQ(stages[0].initial_weights_digest(), testing::kDigestB);
+    for (size_t i = 0; i < stages.size(); ++i) {
+      EXPECT_EQ(stages[i].calibration(), trained[i + 1].calibration()) << "as after a full-precision stage";
+      EXPECT_EQ(stages[i].schedule_offset(), trained[i + 1].schedule_offset());
+      EXPECT_EQ(stages[i].carry_momentum(), trained[i + 1].carry_momentum());
+      EXPECT_EQ(stages[i].has_initial_weights(), i == 0);
+      EXPECT_EQ(stages[i].parent(), i == 0 ? "" : stages[i - 1].name());
+    }
+  }
+  spec.set_pretrain_activation(v1::ACTIVATION_FUNCTION_CLIP);
+  EXPECT_EQ(Plan(spec)[0].calibration(), v1::ACTIVATION_CALIBRATION_NONE) << "they clip already";
+}
+
 TEST(PlannerTest, GuidedMakesAPairOfEachQuantisedStage) {
   v1::JobSpec spec = testing::SmallSpec();
   spec.mutable_guided()->set_lambda(30);

@@ -194,5 +194,20 @@ TEST(StageKeyTest, WhatCanChangeABitIsInTheKeyOfTheStageAndItsChildren) {
   }
 }
 
+TEST(StageKeyTest, InitialWeightsCountByTheirDigest) {
+  v1::StageSpec stage;
+  const std::string none = StageKeyDocument(stage, "");
+  EXPECT_EQ(none.find("initial_weights"), std::string::npos);
+  stage.mutable_initial_weights()->set_path("/a");
+  stage.set_initial_weights_digest(testing::kDigestA);
+  const std::string key = StageKey(stage, "");
+  EXPECT_NE(StageKeyDocument(stage, ""), none);
+  stage.mutable_initial_weights()->set_path("/b");
+  stage.mutable_initial_weights()->set_allow_missing(true);
+  EXPECT_EQ(StageKey(stage, ""), key);
+  stage.set_initial_weights_digest(testing::kDigestB);
+  EXPECT_NE(StageKey(stage, ""), key);
+}
+
 }  // namespace
 }  // namespace bitstair::server

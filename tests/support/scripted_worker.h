@@ -28,7 +28,8 @@ class ScriptedWorker {
     int slots = 2;
     std::string incarnation = "1";
     std::map<std::string, std::string> datasets = {{"fashion_mnist", kDigestA}};
-    std::string data_error;  // answer to every data question
+    std::map<std::string, std::string> weights;  // path -> digest
+    std::string data_error;                      // answer to every data question
     std::vector<v1::RunningAttempt> running;
     int protocol_version = 1;
   };
@@ -186,9 +187,10 @@ class ScriptedWorker {
     const auto found = options_.datasets.find(question.data().name());
     if (!options_.data_error.empty()) {
       answer->set_error(options_.data_error);
-    } else if (found == options_.datasets.end()) {
+    } else if (found == options_.datasets.end() || (!question.weights_path().empty() && options_.weights.count(question.weights_path()) == 0)) {
       answer->set_not_offered(true);
     } else {
+      if (!question.weights_path().empty()) answer->set_weights_digest(options_.weights.at(question.weights_path()));
       answer->set_digest(found->second);
     }
     Send(message);

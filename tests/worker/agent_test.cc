@@ -139,14 +139,15 @@ TEST_F(AgentTest, SaysWhoItIsAndWhatItOffers) {
 
 TEST_F(AgentTest, ResolvesDataSets) {
   const auto worker = StartWorker("ann");
-  const auto resolve = [&](const std::string& name, const std::string& path) {
+  const auto resolve = [&](const std::string& name, const std::string& path, const std::string& weights = "") {
     v1::CoordinatorMessage message;
-    message.mutable_resolve_dataset()->set_token(name + path);
+    message.mutable_resolve_dataset()->set_token(name + path + weights);
+    message.mutable_resolve_dataset()->set_weights_path(weights);
     message.mutable_resolve_dataset()->mutable_data()->set_name(name);
     message.mutable_resolve_dataset()->mutable_data()->set_path(path);
     coordinator_->Send("ann", message);
-    const auto answer =
-        coordinator_->WaitFor([&](const Record& r) { return r.message.has_dataset_resolved() && r.message.dataset_resolved().token() == name + path; });
+    const auto answer = coordinator_->WaitFor(
+        [&](const Record& r) { return r.message.has_dataset_resolved() && r.message.dataset_resolved().token() == name + path + weights; });
     return answer.has_value() ? answer->message.dataset_resolved() : v1::DatasetResolved{};
   };
   Datasets datasets({.named = {{"toy", folder_ + "/data"}}});
@@ -157,6 +158,28 @@ TEST_F(AgentTest, ResolvesDataSets) {
   EXPECT_TRUE(resolve("other", "").not_offered());
   EXPECT_TRUE(resolve("", folder_).not_offered());
   EXPECT_THAT(resolve("", folder_ + "/data/missing").error(), HasSubstr("/data/missing"));
+
+  std::ofstream(folder_ + "/data/w") << "weights";
+  const v1::DatasetResolved both = resolve("toy", "", folder_ + "/data/w");
+  EXPECT_EQ(both.weights_digest(), core::Sha256Hex("weights"));
+  EXPECT_EQ(both.digest(), datasets.Resolve(spec)->digest);
+  EXPECT_TRUE(resolve("toy", "", folder_ + "/w").not_offered());
+  EXPECT_THAT(resolve("toy", "", folder_ + "/data/none").error(), HasSubstr("/data/none"));
+}
+
+TEST_F(AgentTest, InitialWeightsAreLookedUpBeforeTheTrainersStart) {
+  const auto worker = StartWorker("ann");
+  std::ofstream(folder_ + "/data/w") << "weights";
+  v1::CoordinatorMessage message = Assignment("finish", {0}, 1);
+  message.mutable_assign()->mutable_spec()->mutable_initial_weights()->set_path(folder_ + "/data/w");
+  message.mutable_assign()->mutable_spec()->set_initial_weights_digest(core::Sha256Hex("other weights"));
+  coordinator_->Send("ann", message);
+  EXPECT_EQ(WaitForExit(0).cause(), v1::EXIT_CAUSE_BAD_DATA);
+  EXPECT_THAT(WaitForExit(0).message(), HasSubstr("have changed since the job was planned"));
+  message.mutable_assign()->mutable_attempt()->set_generation(2);
+  message.mutable_assign()->mutable_spec()->set_initial_weights_digest(core::Sha256Hex("weights"));
+  coordinator_->Send("ann", message);
+  EXPECT_EQ(WaitForExit(0, 2).cause(), v1::EXIT_CAUSE_FINISHED);
 }
 
 TEST_F(AgentTest, TwoWorkersMeetThroughTheCoordinator) {

@@ -146,6 +146,21 @@ TEST_F(DatasetsTest, ASymbolicLinkDoesNotLeadOutOfTheRoots) {
   EXPECT_TRUE(datasets.Resolve(Path(top_ + "/set/a")).ok()) << "a link inside the root counts as the file";
 }
 
+TEST_F(DatasetsTest, AFileOfWeightsMustLieInsideARootToo) {
+  Datasets datasets({.named = {{"set", top_ + "/set"}}, .roots = {top_ + "/set/a"}});
+  const auto resolved = datasets.ResolveWeights(top_ + "/set/a/x.bin");
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->digest, core::Sha256Hex("bytes of x"));
+  EXPECT_EQ(resolved->path, top_ + "/set/a/x.bin");
+  EXPECT_TRUE(absl::IsUnavailable(datasets.ResolveWeights(top_ + "/set/b.bin").status())) << "that a data set is offered by name allows no paths";
+  EXPECT_TRUE(absl::IsUnavailable(datasets.ResolveWeights(top_ + "/set/a/../b.bin").status()));
+  fs::create_symlink(top_ + "/set/b.bin", top_ + "/set/a/way-out");
+  EXPECT_TRUE(absl::IsUnavailable(datasets.ResolveWeights(top_ + "/set/a/way-out").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(datasets.ResolveWeights("x.bin").status()));
+  EXPECT_TRUE(absl::IsNotFound(datasets.ResolveWeights(top_ + "/set/a/none").status()));
+  EXPECT_THAT(std::string(datasets.ResolveWeights(top_ + "/set/a").status().message()), HasSubstr("set/a is not a regular file"));
+}
+
 TEST_F(DatasetsTest, FaultsNameTheFile) {
   Datasets datasets({.named = {{"set", top_ + "/set"}, {"empty", top_ + "/empty"}}});
   fs::create_directory(top_ + "/empty");

@@ -34,12 +34,15 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   if (spec.has_guided()) {
     const double factor = spec.guided().teacher_learning_rate_factor();
     if (!(factor >= 0 && std::isfinite(factor))) return wrong("spec.guided.teacher_learning_rate_factor ", factor);
-    if (spec.parent().empty()) return wrong("a guided stage needs a parent for its full-precision net");
+    if (spec.parent().empty() && !spec.has_initial_weights()) return wrong("a guided stage needs a parent for its full-precision net");
     if (spec.activation() != v1::ACTIVATION_FUNCTION_CLIP) return wrong("a guided stage needs activations that clip");
   }
   if (start.checkpoint_dir().empty()) return wrong("checkpoint_dir is empty");
   if (!spec.parent().empty() && start.parent_path().empty() && start.resume_path().empty())
     return wrong("stage ", spec.name(), " has a parent, but no checkpoint of it came");
+  if (spec.has_initial_weights() && !spec.parent().empty()) return wrong("stage ", spec.name(), " has both a parent and initial weights");
+  if (spec.has_initial_weights() && start.weights_path().empty() && start.resume_path().empty())
+    return wrong("stage ", spec.name(), " has initial weights, but no file of them came");
   return absl::OkStatus();
 }
 

@@ -25,6 +25,7 @@
 #include "core/nn/network_state.h"
 #include "core/training/evaluate.h"
 #include "core/training/schedule.h"
+#include "worker/trainer/initial_weights.h"
 #include "worker/trainer/stage_config.h"
 
 namespace bitstair::trainer {
@@ -184,10 +185,12 @@ absl::Status Trainer::LoadData() {
 }
 
 absl::Status Trainer::LoadState() {
-  const std::string& path = start_.resume_path().empty() ? start_.parent_path() : start_.resume_path();
+  const bool imported = start_.resume_path().empty() && spec().has_initial_weights();
+  const std::string& path = imported ? start_.weights_path() : start_.resume_path().empty() ? start_.parent_path() : start_.resume_path();
   if (path.empty()) return absl::OkStatus();  // weights from the seed
-  const absl::StatusOr<core::Checkpoint> checkpoint = core::LoadCheckpoint(path);
-  if (!checkpoint.ok()) return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, checkpoint.status());
+  const absl::StatusOr<core::Checkpoint> checkpoint = imported ? ImportInitialWeights(path, spec(), *train_) : core::LoadCheckpoint(path);
+  // Another try reads the same file of a user's.
+  if (!checkpoint.ok()) return Fail(imported ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_BAD_CHECKPOINT, checkpoint.status());
   absl::Status status;
   if (!start_.resume_path().empty()) {
     status = Resume(*checkpoint, start_, StageNets(), &position_);
@@ -247,6 +250,7 @@ absl::Status Trainer::Join() {
                at::get_num_threads(), NumericsName(nets_[0].network->config()),
                !start_.resume_path().empty()   ? "a checkpoint of its own"
                : !start_.parent_path().empty() ? "its parent"
+               : spec().has_initial_weights()  ? "initial weights"
                                                : "the seed",
                digest);
   return absl::OkStatus();

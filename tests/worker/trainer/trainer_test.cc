@@ -18,12 +18,14 @@
 #include <string>
 #include <vector>
 
+#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "bitstair/v1/trainer.pb.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/safetensors.h"
 #include "core/digest/sha256.h"
 #include "core/random/philox.h"
 #include "tests/core/data/picture_folder.h"
@@ -317,6 +319,64 @@ TEST_F(TrainerTest, OneRankTrainsAStageToItsEnd) {
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_TRUE(checkpoint->final);
   EXPECT_EQ(checkpoint->stage_name, "W4A4");
+}
+
+TEST_F(TrainerTest, InitialWeightsStartAStageAsAFullPrecisionParentDoes) {
+  const std::string parent = FullPrecisionParent(1);
+  v1::StartTrainer start = GuidedStart(1, 4, 4, parent);
+  start.mutable_spec()->set_calibration(v1::ACTIVATION_CALIBRATION_PERCENTILE);
+  const Outcome from_parent = Run(start);
+  start.mutable_spec()->clear_parent();
+  start.clear_parent_path();
+  start.set_weights_path(parent);
+  start.mutable_spec()->mutable_initial_weights()->set_path(parent);
+  start.mutable_spec()->set_initial_weights_digest(core::Sha256OfFile(parent)->sha256);
+  EXPECT_EQ(Final(Run(start)).checkpoint().sha256(), Final(from_parent).checkpoint().sha256()) << "our own checkpoint, both nets of the pair";
+
+  // As another program would write them: the names of a wrapped network, statistics in float32, counters.
+  core::SafetensorsFile foreign;
+  for (const auto& [name, tensor] : Load(parent).tensors) {
+    if (name.find('/') == std::string::npos) foreign.tensors.emplace("module." + name, tensor.to(at::kFloat));
+  }
+  foreign.tensors.emplace("module.bn1.num_batches_tracked", at::full({}, 7, at::kLong));
+  const auto write = [&] {
+    const std::string bytes = *core::EncodeSafetensors(foreign);
+    std::ofstream(folder_ + "/foreign", std::ios::binary) << bytes;
+    start.set_weights_path(folder_ + "/foreign");
+    start.mutable_spec()->set_initial_weights_digest(core::Sha256Hex(bytes));
+  };
+  write();
+  const core::Checkpoint ours = Load(Final(from_parent).path()), theirs = Load(Final(Run(start)).path());
+  const at::Tensor weight = theirs.tensors.at("conv2.weight");
+  EXPECT_TRUE(weight.allclose(ours.tensors.at("conv2.weight"), 1e-3, 1e-4)) << "only the statistics' rounding tells them apart";
+
+  const auto refused = [&](const std::string& message) {
+    write();
+    const Outcome outcome = Run(start);
+    EXPECT_EQ(outcome.results[0].cause(), v1::EXIT_CAUSE_BAD_DATA) << "no other try would help";
+    EXPECT_THAT(outcome.results[0].message(), AllOf(HasSubstr("initial weights " + folder_ + "/foreign: "), HasSubstr(message)));
+    EXPECT_TRUE(outcome.epochs.empty());
+  };
+  const at::Tensor kept = foreign.tensors.at("module.fc1.weight");
+  foreign.tensors["module.fc1.weight"] = at::zeros({1, 2}, at::kFloat);
+  refused("fc1.weight has shape [1, 2] instead of [");
+  foreign.tensors.erase("module.fc1.weight");
+  foreign.tensors["module.other"] = kept;
+  refused("missing: fc1.weight; unexpected: other");
+  start.mutable_spec()->mutable_initial_weights()->set_allow_missing(true);
+  start.mutable_spec()->mutable_initial_weights()->set_allow_unexpected(true);
+  const Outcome allowed = Run(start);
+  Final(allowed);
+  EXPECT_THAT(allowed.logs[0], AllOf(HasSubstr("missing, kept from the seed: fc1.weight"), HasSubstr("unexpected, passed over: other")));
+
+  start.mutable_spec()->set_initial_weights_digest(core::Sha256Hex("another file"));
+  EXPECT_THAT(Run(start).results[0].message(), HasSubstr("has changed: its SHA-256 is"));
+  // A quantised checkpoint of our own clips already.
+  start.set_weights_path(Final(from_parent).path());
+  start.mutable_spec()->set_initial_weights_digest(Final(from_parent).checkpoint().sha256());
+  EXPECT_THAT(Run(start).results[0].message(), HasSubstr("set pretrain_activation: clip"));
+  start.mutable_spec()->set_calibration(v1::ACTIVATION_CALIBRATION_NONE);
+  Final(Run(start));
 }
 
 TEST_F(TrainerTest, CheckpointsChangeNothing) {

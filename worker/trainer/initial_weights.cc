@@ -1,0 +1,58 @@
+#include "worker/trainer/initial_weights.h"
+
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/import/fit_weights.h"
+#include "core/import/weights_file.h"
+#include "core/nn/network.h"
+#include "worker/trainer/stage_config.h"
+
+namespace bitstair::trainer {
+namespace {
+
+// Of a checkpoint of our own: what its metadata rules out.
+absl::Status CheckOrigin(const core::WeightsFile& file, const v1::StageSpec& spec) {
+  const auto word = [&file](const char* name) {
+    const auto found = file.metadata.find(name);
+    return found == file.metadata.end() ? std::string() : found->second;
+  };
+  if (word("format") != "bitstair-checkpoint-1") return absl::OkStatus();
+  if (word("network") != spec.network()) return absl::InvalidArgumentError(absl::StrCat("is of a ", word("network"), ", not a ", spec.network()));
+  if (word("activation_bits") != "32" && spec.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) {
+    return absl::InvalidArgumentError(absl::StrCat("has activations of ", word("activation_bits"),
+                                                   " bits, which clip already: set pretrain_activation: clip, so that they are not calibrated"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<core::Checkpoint> ImportInitialWeights(const std::string& path, const v1::StageSpec& spec, const core::SampleSource& train) {
+  const auto wrong = [&path](const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat("initial weights ", path, ": ", status.message()));
+  };
+  const absl::StatusOr<core::WeightsFile> file = core::ReadWeightsFile(path, spec.initial_weights_digest());
+  if (!file.ok()) return absl::Status(file.status().code(), absl::StrCat("initial weights: ", file.status().message()));
+  if (const absl::Status status = CheckOrigin(*file, spec); !status.ok()) return wrong(status);
+  const absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(ParentReluConfigOf(spec, train));
+  if (!network.ok()) return network.status();
+  const core::FitOptions options{.allow_missing = spec.initial_weights().allow_missing(), .allow_unexpected = spec.initial_weights().allow_unexpected()};
+  absl::StatusOr<core::FittedWeights> fitted = core::FitWeights(*file, **network, options);
+  if (!fitted.ok()) return wrong(fitted.status());
+  for (const auto& [what, names] : {std::pair{"missing, kept from the seed", &fitted->missing}, std::pair{"unexpected, passed over", &fitted->unexpected}}) {
+    if (!names->empty()) spdlog::warn("initial weights {}: {}: {}", path, what, absl::StrJoin(*names, ", "));
+  }
+  core::Checkpoint checkpoint;
+  checkpoint.stage_name = "initial_weights";
+  checkpoint.network = spec.network();
+  checkpoint.final = true;
+  checkpoint.tensors = std::move(fitted->tensors);
+  return checkpoint;
+}
+
+}  // namespace bitstair::trainer
