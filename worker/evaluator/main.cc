@@ -30,7 +30,7 @@ Exit status: 0 done, 1 it failed, 2 wrong usage or a file that does not fit.
 
 struct Flags {
   EvaluationRequest request;
-  std::string split = "test", numerics = "fast", weight_norm = "max", shortcut_values = "codes", output = "table";
+  std::string split = "test", numerics = "reference", weight_norm = "max", shortcut_values = "codes", output = "table";
   std::vector<std::string> layer_widths;
   int threads = 0;
 };
