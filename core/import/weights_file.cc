@@ -8,6 +8,7 @@
 #include "core/checkpoint/safetensors.h"
 #include "core/digest/sha256.h"
 #include "core/files/durable_file.h"
+#include "core/import/torch_file.h"
 
 namespace bitstair::core {
 namespace {
@@ -31,6 +32,15 @@ absl::StatusOr<WeightsFile> ReadWeightsFile(const std::string& path, const std::
     const std::string sha256 = Sha256Hex(*bytes);
     if (sha256 != expected_sha256) return absl::DataLossError(absl::StrCat(path, " has changed: its SHA-256 is ", sha256, ", not ", expected_sha256));
   }
+  if (IsTorchFile(*bytes)) {
+    absl::StatusOr<std::map<std::string, at::Tensor>> tensors = DecodeTorchFile(*bytes, path);
+    if (!tensors.ok()) return tensors.status();
+    WeightsFile weights{.tensors = *std::move(tensors), .metadata = {}};
+    StripWrapper(&weights.tensors);
+    return weights;
+  }
+  // After the header's length comes a JSON object.
+  if (bytes->size() > 8 && (*bytes)[8] != '{') return absl::InvalidArgumentError(absl::StrCat(path, ": is neither a safetensors nor a PyTorch file"));
   absl::StatusOr<SafetensorsFile> file = DecodeSafetensors(*bytes, path);
   if (!file.ok()) return file.status();
   WeightsFile weights{.tensors = std::move(file->tensors), .metadata = std::move(file->metadata)};

@@ -17,8 +17,10 @@ struct WeightsFile {
   std::map<std::string, std::string> metadata;
 };
 
-// Reads a file of weights: safetensors, also a checkpoint of our own. What it is, its bytes tell, not its name.
-// expected_sha256: hex; empty: any. DATA_LOSS names file and byte of a damaged file or says that the digest differs; NOT_FOUND and the like name the file.
+// Reads a file of weights: safetensors, also a checkpoint of our own, or what torch.save writes of a state dict, in its zip format and the one before 1.6. What
+// it is, its bytes tell, not its name. No code in it is run.
+// expected_sha256: hex; empty: any. DATA_LOSS names file and byte of a damaged file or says that the digest differs; PERMISSION_DENIED names what a
+// pickle asks for beside tensors; NOT_FOUND and the like name the file.
 absl::StatusOr<WeightsFile> ReadWeightsFile(const std::string& path, const std::string& expected_sha256 = "");
 
 }  // namespace bitstair::core
