@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from networks import expected_names
-from learned_torch import parameter_groups
+from learned_torch import halve_at_most, is_scalar, parameter_groups
 from quantized_torch import Model, activation_values, contract_tanh, greatest_code, weight_codes, weight_values
 
 # Both sides in float64 differ by the order of sums and by two tanh functions.
@@ -79,7 +79,9 @@ def compare_run(core, weight_bits, activation_bits, dtype, option):
         expect_close(loss.detach(), core["loss"][step], tolerance, f"loss of step {step}")
         for group in optimizer.param_groups:
             group["lr"] = core["learning_rates"][step].item()
+        before = {name: t.item() for name, t in model.learned.items() if is_scalar(name)}
         optimizer.step()
+        halve_at_most(model.learned, before, optimizer)
     for name, t in model.learned.items():
         expect_close(t.detach(), core[f"final/{name}"], tolerance, f"{name} after the last step")
         expect_close(optimizer.state[t]["momentum_buffer"], core[f"momentum/{name}"], tolerance, f"momentum of {name} after the last step")

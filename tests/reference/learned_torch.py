@@ -55,3 +55,11 @@ def parameter_groups(learned, weight_decay, clip_weight_decay):
     steps = [t for name, t in learned.items() if name.endswith("step")]
     others = [t for name, t in learned.items() if not is_scalar(name)]
     return [{"params": p, "weight_decay": decay} for p, decay in ((others, weight_decay), (clips, clip_weight_decay), (steps, 0)) if p]
+
+
+def halve_at_most(learned, before, optimizer):
+    """Steps and clips stay positive: one that would fall below half of what it was becomes that half, and its momentum 0."""
+    for name, value in before.items():
+        if learned[name].item() < value / 2:
+            learned[name].data.fill_(value / 2)
+            optimizer.state[learned[name]]["momentum_buffer"].zero_()
