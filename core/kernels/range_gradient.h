@@ -13,8 +13,8 @@ struct RangeGradientArgs {
   int64_t size = 0;
   GradientPart parts[2];  // kBfloat16 or kFloat32; the second may be empty
   const uint8_t* codes = nullptr;
-  const uint16_t* mask = nullptr;     // as fused_norm.h has it
-  const float* unrounded = nullptr;   // clip(u, 0, 1); null: no term within the range
+  const uint16_t* mask = nullptr;    // as fused_norm.h has it
+  const float* unrounded = nullptr;  // clip(u, 0, 1); null: no term within the range
   float n = 0;
 };
 

@@ -81,8 +81,15 @@ class BatchNormOfSums : public torch::autograd::Function<BatchNormOfSums> {
     at::Tensor grad_shortcut;
     const double shortcut_scale = ctx->saved_data["shortcut_scale"].toDouble();
     if (ctx->needs_input_grad(3)) grad_shortcut = shortcut_scale == 1 ? grad_x : grad_x * shortcut_scale;
-    return {grad_sums,   grad_gamma.to(gamma.scalar_type()), grad_sum.to(gamma.scalar_type()), grad_shortcut, at::Tensor(), at::Tensor(), at::Tensor(),
-            at::Tensor(), at::Tensor()};
+    return {grad_sums,
+            grad_gamma.to(gamma.scalar_type()),
+            grad_sum.to(gamma.scalar_type()),
+            grad_shortcut,
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor()};
   }
 };
 

@@ -93,7 +93,7 @@ struct FastNorm {
 
 struct FastActivation {
   bool relu = false;
-  int64_t greatest_code = 0;  // 0: no rounding
+  int64_t greatest_code = 0;                                       // 0: no rounding
   std::shared_ptr<const ActivationQuantizer> quantizer = nullptr;  // null: no rounding, or the range is 1
 
   double range() const { return quantizer ? quantizer->range() : 1; }

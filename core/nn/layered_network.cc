@@ -176,8 +176,8 @@ Features LayeredNetwork::Activate(const Activation& activation, const at::Tensor
 Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training,
                                    Features* values) {
   const Activation& own = ActivationOf(group, activation);
-  Features features =
-      sums.fast ? NormalizeFast(norm, own, sums, shortcut, nullptr, nullptr, training, values) : Activate(own, norm.Forward(sums, shortcut, training, own.range()), values);
+  Features features = sums.fast ? NormalizeFast(norm, own, sums, shortcut, nullptr, nullptr, training, values)
+                                : Activate(own, norm.Forward(sums, shortcut, training, own.range()), values);
   Observe(group, features);
   return features;
 }

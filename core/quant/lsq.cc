@@ -79,7 +79,9 @@ class LsqWeightQuantizer final : public WeightQuantizer {
   }
 
   int64_t greatest_code() const override { return -least_; }
-  double scale() const override { return step_.scalar_type() == at::kFloat ? static_cast<double>(*step_.const_data_ptr<float>()) : *step_.const_data_ptr<double>(); }
+  double scale() const override {
+    return step_.scalar_type() == at::kFloat ? static_cast<double>(*step_.const_data_ptr<float>()) : *step_.const_data_ptr<double>();
+  }
 
   LearnedScalar learned() const override { return {"step", step_}; }
   void StartLearning(const at::Tensor& latent) const override {

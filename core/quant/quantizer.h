@@ -1,6 +1,7 @@
 // Quantisers: what turns floats into integer codes, and how gradients go back. Layers know only these interfaces; names are resolved by a registry.
-// Objects are immutable but for a learned scalar that a quantiser may own, such as LSQ's step or PACT's clip: the network lists it among its parameters, and the
-// optimiser changes it between steps (docs/quantizers.md). Bits: 1..8 (the integer contract, DESIGN section 4) or 16 (the same formulas, outside of the contract).
+// Objects are immutable but for a learned scalar that a quantiser may own, such as LSQ's step or PACT's clip: the network lists it among its parameters, and
+// the optimiser changes it between steps (docs/quantizers.md). Bits: 1..8 (the integer contract, DESIGN section 4) or 16 (the same formulas, outside of the
+// contract).
 #pragma once
 
 #include <array>

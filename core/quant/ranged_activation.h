@@ -1,4 +1,5 @@
-// The common half of activation quantisers with a learned range: codes rint(n clip(x / range, 0, 1)). What is learned, and its gradient, is the derived class's.
+// The common half of activation quantisers with a learned range: codes rint(n clip(x / range, 0, 1)). What is learned, and its gradient, is the derived
+// class's.
 #pragma once
 
 #include <utility>

@@ -34,8 +34,8 @@ void Sgd::Step(double learning_rate) {
     const Parameter& p = parameters_[i];
     if (StaysPositive(p)) positive.emplace_back(i, p.latent.item<double>());
     // detach() shares the memory
-    to.push_back({p.quantizer, p.latent.detach(), std::move(gradient), momentum_[i],
-                  {learning_rate, options_.momentum, DecayOf(p, options_), options_.nesterov}});
+    to.push_back(
+        {p.quantizer, p.latent.detach(), std::move(gradient), momentum_[i], {learning_rate, options_.momentum, DecayOf(p, options_), options_.nesterov}});
   };
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];

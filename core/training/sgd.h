@@ -26,7 +26,8 @@ class Sgd {
 
   // One pass over all parameters: dL/dleaf (leaf.grad()) -> the quantiser's backward -> dL/dlatent -> update of latent; then clears the grads.
   // The quantiser's backward is linear in dL/dw_q, so it comes after the all-reduce (DESIGN section 5); so is what a weight's step gets. A scalar that must
-  // stay positive and would fall below half of itself becomes that half, and its momentum 0: no fixed floor that would be large for one layer, small for another.
+  // stay positive and would fall below half of itself becomes that half, and its momentum 0: no fixed floor that would be large for one layer, small for
+  // another.
   void Step(double learning_rate);
 
   // Same order, shapes and dtype as the parameters' latent tensors. For checkpoints.
