@@ -44,7 +44,8 @@ class Convolution {
 
   const ConvolutionShape& shape() const;
 
-  // operand: [O, I, k, k]: integers (odd codes) of any type, greatest = their bound, at most 255; or float32 weights, greatest = 0. Keeps a reference; packs
+  // operand: [O, I, k, k]: integers of any type, greatest = their bound: up to 127 any, 128 for
+  // -128..127, up to 255 odd ones only; or float32 weights, greatest = 0. Keeps a reference; packs
   // when needed. Not inside of a parallel region.
   void SetWeights(const at::Tensor& operand, int64_t greatest);
 

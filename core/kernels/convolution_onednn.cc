@@ -116,7 +116,7 @@ class Primitives {
   }
 
   void SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums) {
-    const bool odd = greatest_ > 127;
+    const bool odd = greatest_ > 128;  // 128: -128 to 127, which fit as they are
     const int64_t weight_bound = odd ? 128 : greatest_;
     if (IntegerSumsAreExact(greatest_activation, weight_bound)) {
       SumWhole(codes, odd, sums);

@@ -1,5 +1,8 @@
 #include "core/nn/activation.h"
 
+#include <algorithm>
+#include <optional>
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -14,9 +17,11 @@ using torch::autograd::variable_list;
 
 class QuantizedActivation : public torch::autograd::Function<QuantizedActivation> {
  public:
-  // result: where the codes' scale and offset go.
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::shared_ptr<const ActivationQuantizer>& quantizer, Quantized* result) {
+  // learned: the quantiser's scalar, if it has one. result: where the codes' scale and offset go.
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& learned,
+                            const std::shared_ptr<const ActivationQuantizer>& quantizer, Quantized* result) {
     ctx->save_for_backward({x});
+    ctx->saved_data["learns"] = learned.has_value();
     ctx->saved_data["quantizer"] = c10::IValue::make_capsule(c10::make_intrusive<Holder>(quantizer));
     *result = quantizer->Forward(x);
     return result->codes;
@@ -24,10 +29,25 @@ class QuantizedActivation : public torch::autograd::Function<QuantizedActivation
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto holder = ctx->saved_data["quantizer"].toCapsule();
-    return {static_cast<Holder&>(*holder).quantizer->Backward(ctx->get_saved_variables()[0], grads[0]), at::Tensor(), at::Tensor()};
+    const ActivationQuantizer& quantizer = *static_cast<Holder&>(*holder).quantizer;
+    const at::Tensor x = ctx->get_saved_variables()[0];
+    at::Tensor grad_learned;
+    if (ctx->saved_data["learns"].toBool()) grad_learned = LearnedGradient(quantizer, x, grads[0]);
+    return {quantizer.Backward(x, grads[0]), grad_learned, at::Tensor(), at::Tensor()};
   }
 
  private:
+  // quant/quantizer.h has the formula.
+  static at::Tensor LearnedGradient(const ActivationQuantizer& quantizer, const at::Tensor& u, const at::Tensor& grad_codes) {
+    const auto n = static_cast<double>(quantizer.greatest_code());
+    at::Tensor t = u.gt(1).to(u.scalar_type()).mul_(n);
+    if (quantizer.learns_rounding()) {
+      const at::Tensor within = u.clamp(0, 1);
+      t.add_(at::where(u.eq(within), (within * n).round() - within * n, at::zeros({}, u.options())));
+    }
+    const double factor = quantizer.LearnedFactor(u.numel() / std::max<int64_t>(1, u.size(0)));
+    return (grad_codes.to(at::kDouble) * t.to(at::kDouble)).sum().mul(factor).to(u.scalar_type()).view({1});
+  }
   struct Holder final : torch::CustomClassHolder {
     explicit Holder(std::shared_ptr<const ActivationQuantizer> q) : quantizer(std::move(q)) {}
     std::shared_ptr<const ActivationQuantizer> quantizer;
@@ -87,16 +107,18 @@ class MaxPooling : public torch::autograd::Function<MaxPooling> {
 Activation::Activation(ActivationFunction function, std::shared_ptr<const ActivationQuantizer> quantizer)
     : function_(function), quantizer_(std::move(quantizer)) {}
 
-Features Activation::Forward(const at::Tensor& x) const {
-  if (!quantizer_) return {FloatActivation::apply(x, function_ == ActivationFunction::kClip), 1, 0};
+Features Activation::Forward(const at::Tensor& u) const {
+  if (!quantizer_) return {FloatActivation::apply(u, function_ == ActivationFunction::kClip), 1, 0};
   Quantized result;
-  at::Tensor codes = QuantizedActivation::apply(x, quantizer_, &result);
+  const at::Tensor value = quantizer_->learned().value;
+  const std::optional<at::Tensor> learned = value.defined() ? std::optional<at::Tensor>(value) : std::nullopt;
+  at::Tensor codes = QuantizedActivation::apply(u, learned, quantizer_, &result);
   TORCH_CHECK(result.offset == 0, "activations: layers take codes without an offset");
   return {std::move(codes), result.scale, quantizer_->greatest_code()};
 }
 
 FastActivation Activation::fast() const {
-  return {function_ == ActivationFunction::kRelu, quantizer_ ? quantizer_->greatest_code() : 0};
+  return {function_ == ActivationFunction::kRelu, quantizer_ ? quantizer_->greatest_code() : 0, quantizer_};
 }
 
 Features MaxPool2d(const Features& features, int64_t size, int64_t stride, int64_t padding) {

@@ -17,8 +17,10 @@ class Activation {
   // quantizer: null for `function` without rounding.
   Activation(ActivationFunction function, std::shared_ptr<const ActivationQuantizer> quantizer);
 
-  // x: [N, C, ...], the network's dtype. Differentiable.
-  Features Forward(const at::Tensor& x) const;
+  // u = x / range(): [N, C, ...], the network's dtype. Differentiable, also by what the quantiser learns.
+  Features Forward(const at::Tensor& u) const;
+
+  double range() const { return quantizer_ ? quantizer_->range() : 1; }
 
   bool quantized() const { return quantizer_ != nullptr; }
 

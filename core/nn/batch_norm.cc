@@ -16,8 +16,8 @@ at::Tensor ChannelVector(int64_t channels) {
   return at::empty({channels}, at::kDouble);
 }
 
-// alpha and beta of x = fma(S, alpha, beta) from the statistics of y = sum_scale * S.
-void FoldAffine(const at::Tensor& gamma, const at::Tensor& beta, const at::Tensor& mean_y, const at::Tensor& variance_y, double sum_scale,
+// alpha and beta of x / range = fma(S, alpha, beta) from the statistics of y = sum_scale * S.
+void FoldAffine(const at::Tensor& gamma, const at::Tensor& beta, const at::Tensor& mean_y, const at::Tensor& variance_y, double sum_scale, double range,
                 at::Tensor& alpha_out, at::Tensor& beta_out) {
   const at::Tensor g = gamma.to(at::kDouble);
   const at::Tensor b = beta.to(at::kDouble);
@@ -29,8 +29,8 @@ void FoldAffine(const at::Tensor& gamma, const at::Tensor& beta, const at::Tenso
   double* shift = beta_out.mutable_data_ptr<double>();
   for (int64_t c = 0; c < g.numel(); ++c) {
     const ChannelAffine affine = BatchNormAffine(pg[c], pb[c], mean[c], variance[c], BatchNorm::kEpsilon, sum_scale);
-    alpha[c] = affine.alpha;
-    shift[c] = affine.beta;
+    alpha[c] = affine.alpha / range;
+    shift[c] = affine.beta / range;
   }
 }
 
@@ -39,15 +39,16 @@ class BatchNormOfSums : public torch::autograd::Function<BatchNormOfSums> {
   // mean, variance: of S, float64.
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& sums, const at::Tensor& gamma, const at::Tensor& beta,
                             const std::optional<at::Tensor>& shortcut, const at::Tensor& mean, const at::Tensor& variance, double sum_scale,
-                            double shortcut_scale) {
+                            double shortcut_scale, double range) {
     at::Tensor alpha = ChannelVector(gamma.numel());
     at::Tensor shift = ChannelVector(gamma.numel());
-    FoldAffine(gamma, beta, mean * sum_scale, variance * (sum_scale * sum_scale), sum_scale, alpha, shift);
+    FoldAffine(gamma, beta, mean * sum_scale, variance * (sum_scale * sum_scale), sum_scale, range, alpha, shift);
     at::Tensor x = at::empty(sums.sizes(), gamma.options().requires_grad(false));
-    BatchNormApply(sums, alpha, shift, shortcut, shortcut_scale, x);
+    BatchNormApply(sums, alpha, shift, shortcut, shortcut_scale / range, x);
     ctx->save_for_backward({sums, gamma, mean, variance});
     ctx->saved_data["sum_scale"] = sum_scale;
     ctx->saved_data["shortcut_scale"] = shortcut_scale;
+    ctx->saved_data["range"] = range;
     return x;
   }
 
@@ -57,7 +58,8 @@ class BatchNormOfSums : public torch::autograd::Function<BatchNormOfSums> {
     const at::Tensor& gamma = saved[1];
     const at::Tensor& mean = saved[2];
     const double sum_scale = ctx->saved_data["sum_scale"].toDouble();
-    const at::Tensor grad_x = grads[0].contiguous();
+    const double range = ctx->saved_data["range"].toDouble();
+    const at::Tensor grad_x = range == 1 ? grads[0].contiguous() : grads[0].contiguous() / range;
     const int64_t channels = gamma.numel();
     const int64_t per_channel = sums.numel() / channels;
     const auto count = static_cast<double>(per_channel);
@@ -79,7 +81,14 @@ class BatchNormOfSums : public torch::autograd::Function<BatchNormOfSums> {
     at::Tensor grad_shortcut;
     const double shortcut_scale = ctx->saved_data["shortcut_scale"].toDouble();
     if (ctx->needs_input_grad(3)) grad_shortcut = shortcut_scale == 1 ? grad_x : grad_x * shortcut_scale;
-    return {grad_sums,   grad_gamma.to(gamma.scalar_type()), grad_sum.to(gamma.scalar_type()), grad_shortcut, at::Tensor(), at::Tensor(), at::Tensor(),
+    return {grad_sums,
+            grad_gamma.to(gamma.scalar_type()),
+            grad_sum.to(gamma.scalar_type()),
+            grad_shortcut,
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
             at::Tensor()};
   }
 };
@@ -93,7 +102,7 @@ BatchNorm::BatchNorm(std::string name, int64_t channels, c10::ScalarType dtype) 
   running_variance_ = at::ones({channels}, at::kDouble);
 }
 
-at::Tensor BatchNorm::Forward(const Sums& sums, const Features* shortcut, bool training) {
+at::Tensor BatchNorm::Forward(const Sums& sums, const Features* shortcut, bool training, double range) {
   const at::Tensor s = sums.tensor.contiguous();
   std::optional<at::Tensor> add;
   if (shortcut != nullptr) add = shortcut->tensor.contiguous();
@@ -101,9 +110,9 @@ at::Tensor BatchNorm::Forward(const Sums& sums, const Features* shortcut, bool t
   if (!training) {
     at::Tensor alpha = ChannelVector(gamma_.numel());
     at::Tensor shift = ChannelVector(gamma_.numel());
-    FoldAffine(gamma_, beta_, running_mean_, running_variance_, sums.scale, alpha, shift);
+    FoldAffine(gamma_, beta_, running_mean_, running_variance_, sums.scale, range, alpha, shift);
     at::Tensor x = at::empty(s.sizes(), dtype_);
-    BatchNormApply(s, alpha, shift, add, shortcut_scale, x);
+    BatchNormApply(s, alpha, shift, add, shortcut_scale / range, x);
     return x;
   }
   const int64_t per_channel = s.numel() / gamma_.numel();
@@ -111,7 +120,7 @@ at::Tensor BatchNorm::Forward(const Sums& sums, const Features* shortcut, bool t
   at::Tensor variance = ChannelVector(gamma_.numel());
   BatchNormStatistics(s, sums.bound, mean, variance);
   UpdateStatistics(mean, variance, sums.scale, per_channel);
-  return BatchNormOfSums::apply(s, gamma_, beta_, add, mean, variance, sums.scale, shortcut_scale);
+  return BatchNormOfSums::apply(s, gamma_, beta_, add, mean, variance, sums.scale, shortcut_scale, range);
 }
 
 void BatchNorm::UpdateStatistics(const at::Tensor& mean, const at::Tensor& variance, double sum_scale, int64_t per_channel) {

@@ -22,7 +22,8 @@ class BatchNorm {
 
   // x = gamma (y - mean) / sqrt(variance + epsilon) + beta with y = sums.scale * S, plus the shortcut's value: [N, C, ...] of the network's dtype.
   // training: statistics of the batch, which move the running statistics, and gradients by S, gamma, beta and the shortcut's tensor.
-  at::Tensor Forward(const Sums& sums, const Features* shortcut, bool training);
+  // range: returns x / range, by dividing the factors; a constant here.
+  at::Tensor Forward(const Sums& sums, const Features* shortcut, bool training, double range = 1);
 
   // The same for numerics fast: what nn/fast_layers.h needs, and the update of the running statistics by a batch's moments of S.
   FastNorm fast() const { return {name_, gamma_, beta_, running_mean_, running_variance_}; }

@@ -25,7 +25,7 @@ class ConvNet28 final : public LayeredNetwork {
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     for (int i = 1; i <= 4; ++i) {
-      const size_t group = AddGroup(absl::StrCat("relu", i), i == 4 ? std::vector<std::string>{"fc2.weight"} : std::vector<std::string>{});
+      const size_t group = AddGroup(absl::StrCat("relu", i), i == 4 ? std::vector<std::string>{"fc2.weight"} : std::vector<std::string>{}, i == 4);
       JoinGroup(group, absl::StrCat("bn", i));
       AddHintPoint(i == 4 ? "fc1" : absl::StrCat("conv", i), i >= 3);
     }

@@ -93,7 +93,11 @@ struct FastNorm {
 
 struct FastActivation {
   bool relu = false;
-  int64_t greatest_code = 0;  // 0: no rounding
+  int64_t greatest_code = 0;                                       // 0: no rounding
+  std::shared_ptr<const ActivationQuantizer> quantizer = nullptr;  // null: no rounding, or the range is 1
+
+  double range() const { return quantizer ? quantizer->range() : 1; }
+  double scale() const { return quantizer ? quantizer->scale() : 1.0 / static_cast<double>(greatest_code); }
 };
 
 // activation(norm(sums) + shortcut). shortcut: null, features, or (shortcut_norm and shortcut_sums) a convolution with its own batch norm.

@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "core/kernels/quant_math.h"
+#include "core/kernels/range_gradient.h"
 #include "core/nn/batch_norm.h"
 #include "core/nn/fast_arrays.h"
 
@@ -21,8 +22,8 @@ struct ChannelAffines {
   std::vector<float> alpha, beta;
 };
 
-// Of x = fma(S, alpha, beta), from the statistics of y = scale S. Same expressions as nn/batch_norm.cc.
-ChannelAffines Fold(const FastNorm& norm, const Sums& sums, bool training) {
+// Of x / range = fma(S, alpha, beta), from the statistics of y = scale S. Same expressions as nn/batch_norm.cc.
+ChannelAffines Fold(const FastNorm& norm, const Sums& sums, bool training, double range) {
   const at::Tensor mean_y = training ? sums.fast->mean * sums.scale : norm.mean;
   const at::Tensor variance_y = training ? sums.fast->variance * (sums.scale * sums.scale) : norm.variance;
   const at::Tensor gamma = norm.gamma.detach(), beta = norm.beta.detach();
@@ -30,8 +31,8 @@ ChannelAffines Fold(const FastNorm& norm, const Sums& sums, bool training) {
   for (int64_t c = 0; c < gamma.numel(); ++c) {
     const ChannelAffine affine = BatchNormAffine(gamma.const_data_ptr<float>()[c], beta.const_data_ptr<float>()[c], mean_y.const_data_ptr<double>()[c],
                                                  variance_y.const_data_ptr<double>()[c], BatchNorm::kEpsilon, sums.scale);
-    affines.alpha.push_back(static_cast<float>(affine.alpha));
-    affines.beta.push_back(static_cast<float>(affine.beta));
+    affines.alpha.push_back(static_cast<float>(affine.alpha / range));
+    affines.beta.push_back(static_cast<float>(affine.beta / range));
   }
   return affines;
 }
@@ -86,6 +87,29 @@ Features ViewOf(const Features& features, at::Tensor numbers) {
   return view;
 }
 
+// What u = x / range is made of, for all images of a batch.
+struct Operands {
+  ChannelAffines main, second;
+  at::Tensor shortcut;  // undefined: none, or a convolution
+  double shortcut_scale = 1;
+  int64_t shortcut_greatest = 0;
+
+  // own, others: sums of the images that `from`, their part of the shortcut, belongs to.
+  NormalizeArgs Args(const at::Tensor& own, const at::Tensor& others, const at::Tensor& from) const {
+    NormalizeArgs args;
+    args.shape = RowsOf(own);
+    args.main = {Read(own), main.alpha.data(), main.beta.data()};
+    if (others.defined()) {
+      args.shortcut_affine = {Read(others), second.alpha.data(), second.beta.data()};
+    } else if (from.defined()) {
+      args.shortcut = Read(from);
+      args.shortcut_scale = shortcut_scale;
+      if (shortcut_greatest > 0) args.shortcut_greatest = shortcut_greatest;
+    }
+    return args;
+  }
+};
+
 uint16_t* Words(at::Tensor& mask) {
   return static_cast<uint16_t*>(mask.mutable_data_ptr());
 }
@@ -101,11 +125,37 @@ struct Backward {
   Branch main, other;                  // other.sums: null without a convolution shortcut
   std::shared_ptr<FastFeatures> from;  // null without an identity shortcut
   double shortcut_scale = 1;
+  // Only where the activation's quantiser learns.
+  std::shared_ptr<const ActivationQuantizer> quantizer;
+  at::Tensor codes;
+  Operands operands;
+
+  // dL/d(what the quantiser learns), from dL/dcode. u is computed once more rather than kept: it is as large as all codes and sums together.
+  at::Tensor LearnedGradient(const std::vector<FeatureGradient>& parts) const {
+    RangeGradientArgs args;
+    args.size = codes.numel();
+    for (size_t i = 0; i < parts.size(); ++i) args.parts[i] = {Read(parts[i].gradient), parts[i].scale};
+    args.codes = codes.const_data_ptr<uint8_t>();
+    args.mask = Words(mask);
+    args.n = static_cast<float>(quantizer->greatest_code());
+    at::Tensor unrounded;
+    if (quantizer->learns_rounding()) {
+      unrounded = at::empty(codes.sizes(), at::kFloat);
+      NormalizeArgs again = operands.Args(main.sums->sums, other.sums ? other.sums->sums : at::Tensor(), operands.shortcut);
+      again.out = Write(unrounded);
+      Normalize(again);
+      args.unrounded = unrounded.const_data_ptr<float>();
+    }
+    const double sum = SumRangeGradient(args);
+    return at::full({1}, sum * quantizer->LearnedFactor(codes.numel() / std::max<int64_t>(1, codes.size(0))), at::kFloat);
+  }
 
   // Gradients of the inputs as FastNormalize lists them.
   std::vector<at::Tensor> operator()() {
     std::vector<FeatureGradient> parts = AtMost(2, std::exchange(*received, {}));
     TORCH_CHECK(!parts.empty(), "features got no gradient");
+    at::Tensor learned;
+    if (quantizer) learned = LearnedGradient(parts);
     for (FeatureGradient& part : parts) part.scale = static_cast<float>(part.scale * number_scale);
 
     NormGradientArgs args;
@@ -139,6 +189,7 @@ struct Backward {
       const std::vector<at::Tensor> second = other.Leave(parts, mask, grad_sum, other_dot);
       grads.insert(grads.end(), second.begin(), second.end());
     }
+    if (quantizer) grads.push_back(learned);
     return grads;
   }
 };
@@ -177,11 +228,20 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   if (training && other != nullptr) MakeAlike(s->sums, other->sums);
   const bool codes = activation.greatest_code > 0 && activation.greatest_code <= 255;
   const bool record = training && at::GradMode::is_enabled();
-  const ChannelAffines main = Fold(norm, sums, training);
-  const ChannelAffines second = other != nullptr ? Fold(*shortcut_norm, *shortcut_sums, training) : ChannelAffines();
+  const double range = activation.range();
+  Operands operands;
+  operands.main = Fold(norm, sums, training, range);
+  if (other != nullptr) {
+    operands.second = Fold(*shortcut_norm, *shortcut_sums, training, range);
+  } else if (shortcut != nullptr) {
+    TORCH_CHECK(range == 1 || shortcut->greatest_code > 0, "a learned range beside a shortcut of floats");
+    operands.shortcut = shortcut->fast->numbers;
+    operands.shortcut_scale = shortcut->scale / range;
+    operands.shortcut_greatest = shortcut->greatest_code;
+  }
 
   Features out;
-  out.scale = codes ? 1.0 / static_cast<double>(activation.greatest_code) : 1;
+  out.scale = codes ? activation.scale() : 1;
   out.greatest_code = codes ? activation.greatest_code : 0;
   at::Tensor numbers = at::empty(s->size, codes ? at::kByte : FastFloat());
   at::Tensor unrounded;
@@ -197,18 +257,9 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     at::Tensor others = other == nullptr ? at::Tensor() : training ? other->sums : other->make(first, count);
     if (other != nullptr) MakeAlike(own, others);
     at::Tensor to = numbers.narrow(0, first, count);
-    NormalizeArgs args;
-    args.shape = RowsOf(own);
-    args.main = {Read(own), main.alpha.data(), main.beta.data()};
     at::Tensor from;
-    if (other != nullptr) {
-      args.shortcut_affine = {Read(others), second.alpha.data(), second.beta.data()};
-    } else if (shortcut != nullptr) {
-      from = shortcut->fast->numbers.narrow(0, first, count);
-      args.shortcut = Read(from);
-      args.shortcut_scale = shortcut->scale;
-      if (shortcut->greatest_code > 0) args.shortcut_greatest = shortcut->greatest_code;
-    }
+    if (operands.shortcut.defined()) from = operands.shortcut.narrow(0, first, count);
+    NormalizeArgs args = operands.Args(own, others, from);
     args.nonlinearity = activation.relu ? Nonlinearity::kRelu : Nonlinearity::kClip;
     args.n = static_cast<float>(activation.greatest_code);
     args.out = Write(to);
@@ -222,6 +273,8 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
       Normalize(args);
     }
   }
+  const bool learns = codes && activation.quantizer && activation.quantizer->learned().value.defined();
+  const at::Tensor kept = learns ? numbers : at::Tensor();
   out.fast = NewFeatures(std::move(numbers));
   if (!record) {
     if (values != nullptr) *values = {{}, 1, 0, NewFeatures(std::move(unrounded))};
@@ -230,7 +283,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
 
   Backward backward;
   backward.received = out.fast->parts;
-  if (codes) backward.number_scale = static_cast<double>(activation.greatest_code);
+  if (codes) backward.number_scale = static_cast<double>(activation.greatest_code) / range;
   backward.mask = mask;
   backward.main = {s, norm.gamma.detach(), sums.scale};
   std::vector<at::Tensor> inputs{s->token, norm.gamma, norm.beta};
@@ -241,6 +294,12 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     backward.from = shortcut->fast;
     backward.shortcut_scale = shortcut->scale;
     inputs.push_back(shortcut->fast->token);
+  }
+  if (learns) {
+    inputs.push_back(activation.quantizer->learned().value);
+    backward.quantizer = activation.quantizer;
+    backward.codes = kept;
+    backward.operands = std::move(operands);
   }
   Record(inputs, out.fast->token, [backward](const at::Tensor&) mutable { return backward(); });
   if (values != nullptr) *values = ViewOf(out, std::move(unrounded));

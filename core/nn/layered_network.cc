@@ -1,5 +1,6 @@
 #include "core/nn/layered_network.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -35,7 +36,7 @@ at::Tensor LayeredNetwork::ForwardPrepared(const Features& images, bool training
 at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread) {
   at::Tensor weights = at::empty(shape, at::kDouble);
   double* w = weights.mutable_data_ptr<double>();
-  const auto layer = static_cast<uint32_t>(parameters_.size());
+  const uint32_t layer = LayerNumber();
   const int64_t size = weights.numel();
   for (int64_t i = 0; i < size; i += 4) {
     const std::array<uint32_t, 4> words = Philox4x32(config_.seed, Purpose::kInit, layer, static_cast<uint32_t>(i / 4), 0);
@@ -53,6 +54,10 @@ at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distributi
     for (int64_t j = 0; j < 4 && i + j < size; ++j) w[i + j] = values[j];
   }
   return weights.to(config_.dtype);
+}
+
+uint32_t LayeredNetwork::LayerNumber() const {
+  return static_cast<uint32_t>(std::count_if(parameters_.begin(), parameters_.end(), [](const Parameter& p) { return p.scalar == Scalar::kNone; }));
 }
 
 int LayeredNetwork::WidthOf(const std::string& name, int otherwise) const {
@@ -73,11 +78,12 @@ int LayeredNetwork::QuantizedBits(const std::string& name, int bits) {
 
 std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, const at::Tensor& initial, int bits) {
   std::unique_ptr<WeightQuantizer> quantizer;
-  if (bits != 32) quantizer = family_.weights(bits, {config_.detach_weight_max, config_.weight_norm});
+  if (bits != 32) quantizer = family_.weights(bits, Options());
   const bool listed = quantizer != nullptr;
   auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), config_.numerics != Numerics::kReference);
   parameters_.push_back(weight->parameter());
   if (listed) quantized_.push_back(weight.get());
+  if (std::optional<Parameter> step = weight->step()) parameters_.push_back(*std::move(step));
   return weight;
 }
 
@@ -92,7 +98,7 @@ QuantizedConv2d LayeredNetwork::MakeShortcutConv2d(const std::string& name, int6
 QuantizedConv2d LayeredNetwork::MakeConv2dOf(int bits, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding) {
   const double fan_out = static_cast<double>(out * kernel * kernel);
   const at::Tensor initial = InitialWeights({out, in, kernel, kernel}, Distribution::kNormal, std::sqrt(2 / fan_out));
-  const auto layer = static_cast<uint32_t>(parameters_.size());
+  const uint32_t layer = LayerNumber();
   return QuantizedConv2d(MakeWeight(name, initial, bits), stride, padding,
                          GradientRounding{config_.numerics == Numerics::kFast8 ? position_ : nullptr, config_.seed, layer});
 }
@@ -122,15 +128,24 @@ BatchNorm LayeredNetwork::MakeBatchNorm(const std::string& name, int64_t channel
 Activation LayeredNetwork::MakeActivation(bool feeds_full_precision) const {
   if (config_.activation_bits == 32) return Activation(config_.activation, nullptr);
   if (feeds_full_precision && !config_.quantize_last_activation) return Activation(ActivationFunction::kClip, nullptr);
-  return Activation(ActivationFunction::kClip, family_.activations(config_.activation_bits, {config_.detach_weight_max}));
+  return Activation(ActivationFunction::kClip, family_.activations(config_.activation_bits, Options()));
 }
 
-size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by) {
+size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by, bool feeds_full_precision) {
   layer_names_.push_back(name);
   const int bits = config_.activation_bits == 32 ? 32 : WidthOf(name, config_.activation_bits);
   overridden_.emplace_back();
-  if (bits != config_.activation_bits) {
-    overridden_.back().emplace(ActivationFunction::kClip, bits == 32 ? nullptr : family_.activations(bits, {config_.detach_weight_max, config_.weight_norm}));
+  const bool learns = family_.learns && bits != 32 && (!feeds_full_precision || config_.quantize_last_activation);
+  if (bits != config_.activation_bits || learns) {
+    std::shared_ptr<const ActivationQuantizer> quantizer;
+    if (bits != 32) quantizer = family_.activations(bits, Options());
+    if (learns) {
+      const LearnedScalar scalar = quantizer->learned();
+      at::Tensor leaf = scalar.value;
+      leaf.set_requires_grad(true);
+      parameters_.push_back({name + "." + scalar.name, leaf, leaf, nullptr, false, scalar.is_clip ? Scalar::kClip : Scalar::kStep});
+    }
+    overridden_.back().emplace(ActivationFunction::kClip, std::move(quantizer));
   }
   groups_.push_back({std::move(name), {}, std::move(restored_by)});
   return groups_.size() - 1;
@@ -161,8 +176,8 @@ Features LayeredNetwork::Activate(const Activation& activation, const at::Tensor
 Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training,
                                    Features* values) {
   const Activation& own = ActivationOf(group, activation);
-  Features features =
-      sums.fast ? NormalizeFast(norm, own, sums, shortcut, nullptr, nullptr, training, values) : Activate(own, norm.Forward(sums, shortcut, training), values);
+  Features features = sums.fast ? NormalizeFast(norm, own, sums, shortcut, nullptr, nullptr, training, values)
+                                : Activate(own, norm.Forward(sums, shortcut, training, own.range()), values);
   Observe(group, features);
   return features;
 }
@@ -174,8 +189,9 @@ Features LayeredNetwork::NormalizeSum(BatchNorm& norm, const Activation& activat
   if (sums.fast) {
     features = NormalizeFast(norm, own, sums, nullptr, &shortcut_norm, &shortcut_sums, training, values);
   } else {
-    const Features shortcut{shortcut_norm.Forward(shortcut_sums, nullptr, training), 1, 0};
-    features = Activate(own, norm.Forward(sums, &shortcut, training), values);
+    // Both halves are divided by the range, each in its own factors.
+    const Features shortcut{shortcut_norm.Forward(shortcut_sums, nullptr, training, own.range()), own.range(), 0};
+    features = Activate(own, norm.Forward(sums, &shortcut, training, own.range()), values);
   }
   Observe(group, features);
   return features;

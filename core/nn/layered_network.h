@@ -54,7 +54,8 @@ class LayeredNetwork : public Network {
   BatchNorm MakeBatchNorm(const std::string& name, int64_t channels);
   // An activation that feeds a full-precision layer is quantised only with quantize_last_activation.
   Activation MakeActivation(bool feeds_full_precision) const;
-  size_t AddGroup(std::string name, std::vector<std::string> restored_by = {});
+  // feeds_full_precision: all of the group's activations do, as MakeActivation has it.
+  size_t AddGroup(std::string name, std::vector<std::string> restored_by = {}, bool feeds_full_precision = false);
   void JoinGroup(size_t group, const std::string& batch_norm) { groups_[group].batch_norms.push_back(batch_norm); }
 
   void RestoredBy(size_t group, const std::string& parameter) { groups_[group].restored_by.push_back(parameter); }
@@ -92,6 +93,9 @@ class LayeredNetwork : public Network {
   // bits: 32 for full precision
   std::unique_ptr<Weight> MakeWeight(const std::string& name, const at::Tensor& initial, int bits);
   QuantizedConv2d MakeConv2dOf(int bits, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding);
+  // Where initial weights get their random numbers: as many parameters are listed, without scalars.
+  uint32_t LayerNumber() const;
+  QuantizerOptions Options() const { return {config_.detach_weight_max, config_.weight_norm, config_.dtype}; }
   // A layer's width, which may be named by a pattern from now on.
   int QuantizedBits(const std::string& name, int bits);
 
@@ -102,7 +106,8 @@ class LayeredNetwork : public Network {
   std::vector<Buffer> buffers_;
   std::vector<Weight*> quantized_;  // owned by the layers
   std::vector<ActivationGroup> groups_;
-  std::vector<std::optional<Activation>> overridden_;  // by group
+  // By group, where it is not what MakeActivation gives: of another width, or with a range of its own to learn.
+  std::vector<std::optional<Activation>> overridden_;
   std::vector<std::string> layer_names_;
   ActivationObserver observer_;
   std::vector<HintPoint> hint_points_;

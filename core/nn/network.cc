@@ -74,6 +74,20 @@ absl::Status CheckConfig(const NetworkConfig& config) {
   return absl::OkStatus();
 }
 
+// What not every quantiser can do.
+absl::Status CheckQuantizer(const NetworkConfig& config, const QuantizerFamily& family) {
+  const auto wrong = [&](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("quantizer \"", family.name, "\" ", parts...)); };
+  std::vector<std::pair<std::string, int>> widths{{"weight_bits", config.weight_bits}, {"activation_bits", config.activation_bits}};
+  for (const auto& [pattern, bits] : config.layer_widths) widths.emplace_back("layer_widths of \"" + pattern + "\"", bits);
+  for (const auto& [name, bits] : widths) {
+    if (family.learns && bits == 16) return wrong("takes widths up to 8 and 32; ", name, " is 16");
+  }
+  if (config.weight_bits < family.least_weight_bits)
+    return wrong("needs weights of at least ", family.least_weight_bits, " bits; weight_bits is ", config.weight_bits);
+  if (family.learns && config.shortcut_values == ShortcutValues::kFloat && config.activation_bits != 32) return wrong("takes no shortcut_values: float");
+  return absl::OkStatus();
+}
+
 absl::Status CheckPatterns(const Network& network) {
   const std::vector<std::string>& names = network.layer_names();
   for (const auto& entry : network.config().layer_widths) {
@@ -91,6 +105,7 @@ absl::StatusOr<std::unique_ptr<Network>> CreateNetwork(const NetworkConfig& conf
   if (absl::Status status = CheckConfig(config); !status.ok()) return status;
   absl::StatusOr<QuantizerFamily> family = FindQuantizer(config.quantizer);
   if (!family.ok()) return family.status();
+  if (absl::Status status = CheckQuantizer(config, *family); !status.ok()) return status;
   for (const NetworkFamily& network : kNetworks) {
     if (config.network != network.name) continue;
     absl::StatusOr<std::unique_ptr<Network>> made = network.make(config, *family);

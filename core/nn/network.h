@@ -24,6 +24,15 @@ class NotANumber : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Scalars that are learned beside weights and batch norms. None of them decays but clips; all but kLogitScale are positive, and one update at most halves them.
+enum class Scalar : uint8_t {
+  kNone,
+  kWeightStep,  // of a weight's quantiser. Its gradient follows from that weight's dL/dw_q after the all-reduce: leaf never has a grad
+  kStep,        // of an activation's quantiser
+  kClip,        // the same, but it decays with SgdOptions::clip_weight_decay
+  kLogitScale,
+};
+
 // One learned tensor. `latent` is what the optimiser owns and the checkpoint stores. `leaf` is what autograd (and the Reducer) put the gradient on: dL/dw_q for
 // a quantised weight, whose leaf is a tensor of its own on latent's memory; otherwise the same tensor as `latent`. Both keep their identity for the network's
 // life.
@@ -33,6 +42,7 @@ struct Parameter {
   at::Tensor leaf;
   const WeightQuantizer* quantizer = nullptr;  // null: full precision. Owned by the network
   bool batch_norm = false;                     // gamma or beta
+  Scalar scalar = Scalar::kNone;
 };
 
 // A tensor that is part of the model but not learned: running_mean, running_var (float64 inside the network's life; see docs/formats/checkpoint.md).

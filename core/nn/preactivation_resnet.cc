@@ -31,7 +31,7 @@ class PreactivationResNet final : public LayeredNetwork {
       const size_t number = static_cast<size_t>(&block - blocks_.data()) + 1;
       block.hint_point = AddBlockHintPoint(block.name, number % blocks_per_group == 0, number > blocks_.size() / kGroups);
     }
-    last_group_ = AddGroup("relu", {"fc.weight"});
+    last_group_ = AddGroup("relu", {"fc.weight"}, true);
     JoinGroup(last_group_, "bn");
   }
 

@@ -9,14 +9,22 @@ Weight::Weight(std::string name, const at::Tensor& initial, std::unique_ptr<Weig
   leaf_ = quantizer_ ? latent_.detach() : latent_;
   leaf_.set_requires_grad(true);
   if (!quantizer_) return;
+  quantizer_->StartLearning(latent_);
+  // Up to 128: -128 is the only code of that magnitude, for odd codes end at 127 or 255.
   const int64_t greatest = quantizer_->greatest_code();
-  const c10::ScalarType type = !compact || greatest > 255 ? latent_.scalar_type() : greatest > 127 ? at::kShort : at::kChar;
+  const c10::ScalarType type = !compact || greatest > 255 ? latent_.scalar_type() : greatest > 128 ? at::kShort : at::kChar;
   codes_ = at::empty(latent_.sizes(), latent_.options().dtype(type));
   TORCH_CHECK(!QuantizeWeights({to_quantize()}).has_value(), name_, " is not a number");
 }
 
 Parameter Weight::parameter() const {
   return {name_, latent_, leaf_, quantizer_.get(), false};
+}
+
+std::optional<Parameter> Weight::step() const {
+  const LearnedScalar scalar = quantizer_ ? quantizer_->learned() : LearnedScalar{};
+  if (!scalar.value.defined()) return std::nullopt;
+  return Parameter{name_ + "_" + scalar.name, scalar.value, scalar.value, nullptr, false, Scalar::kWeightStep};
 }
 
 }  // namespace bitstair::core

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -20,6 +21,9 @@ class Weight {
 
   // For the network's list; shares the tensors and borrows the quantiser.
   Parameter parameter() const;
+
+  // The step that the quantiser learns, if it learns one: "layer1.0.conv1.weight_step".
+  std::optional<Parameter> step() const;
 
   // To be given to QuantizeWeights (quant/weight_pass.h). Only for quantised weights.
   WeightToQuantize to_quantize() const { return {quantizer_.get(), latent_, codes_}; }

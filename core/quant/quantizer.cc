@@ -3,6 +3,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/quant/dorefa.h"
+#include "core/quant/lsq.h"
+#include "core/quant/pact.h"
 
 namespace bitstair::core {
 namespace {
@@ -11,6 +13,8 @@ namespace {
 const std::vector<QuantizerFamily>& Families() {
   static const auto* families = new std::vector<QuantizerFamily>{
       {"dorefa", MakeDorefaWeightQuantizer, MakeDorefaActivationQuantizer},
+      {"lsq", MakeLsqWeightQuantizer, MakeLsqActivationQuantizer, /*learns=*/true, /*least_weight_bits=*/2},
+      {"pact", MakeDorefaWeightQuantizer, MakePactActivationQuantizer, /*learns=*/true},
   };
   return *families;
 }

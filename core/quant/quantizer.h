@@ -1,6 +1,7 @@
 // Quantisers: what turns floats into integer codes, and how gradients go back. Layers know only these interfaces; names are resolved by a registry.
-// Objects are immutable unless a quantiser says otherwise (one with learned parameters of its own, such as LSQ's step or PACT's clip, owns them and gathers
-// their gradients in Backward). Bits: 1..8 (the integer contract, DESIGN section 4) or 16 (the same formulas, outside of the contract).
+// Objects are immutable but for a learned scalar that a quantiser may own, such as LSQ's step or PACT's clip: the network lists it among its parameters, and
+// the optimiser changes it between steps (docs/quantizers.md). Bits: 1..8 (the integer contract, DESIGN section 4) or 16 (the same formulas, outside of the
+// contract).
 #pragma once
 
 #include <array>
@@ -14,6 +15,13 @@
 #include "absl/status/statusor.h"
 
 namespace bitstair::core {
+
+// A positive number that a quantiser learns.
+struct LearnedScalar {
+  const char* name = "";  // behind the name of what is quantised: "step" of "layer1.0.conv1.weight" is layer1.0.conv1.weight_step
+  at::Tensor value;       // [1], QuantizerOptions::dtype; undefined: nothing is learned
+  bool is_clip = false;   // decays with SgdOptions::clip_weight_decay; others do not decay
+};
 
 // value = scale * code + offset
 struct Quantized {
@@ -55,19 +63,34 @@ class WeightQuantizer {
   // max |code|
   virtual int64_t greatest_code() const = 0;
   virtual double scale() const = 0;
+
+  virtual LearnedScalar learned() const { return {}; }
+  // Sets the scalar as a new stage begins with these weights.
+  virtual void StartLearning(const at::Tensor& /*latent*/) const {}
+  // dL/dscalar from the sum of SummarizeGradient over the tensor's `size` elements; linear in grad_values, too.
+  virtual double LearnedGradient(const WeightSummary& /*all*/, int64_t /*size*/) const { return 0; }
 };
 
+// codes = rint(n clip(u, 0, 1)) with u = x / range(): what comes before divides, for the factors of a batch norm cost nothing to change. value = scale() code.
 class ActivationQuantizer {
  public:
   virtual ~ActivationQuantizer() = default;
 
-  // x: contiguous, float32 or float64, CPU. Codes are at least 0; code 0 has the value 0 (padding).
-  virtual Quantized Forward(const at::Tensor& x) const = 0;
+  // u: contiguous, float32 or float64, CPU. Codes are at least 0; code 0 has the value 0 (padding).
+  virtual Quantized Forward(const at::Tensor& u) const = 0;
 
-  // dL/dx from dL/dcode (not dL/dvalue: gradients in a network are derivatives by the numbers that its tensors hold, see nn/features.h).
-  virtual at::Tensor Backward(const at::Tensor& x, const at::Tensor& grad_codes) const = 0;
+  // dL/du from dL/dcode (not dL/dvalue: gradients in a network are derivatives by the numbers that its tensors hold, see nn/features.h).
+  virtual at::Tensor Backward(const at::Tensor& u, const at::Tensor& grad_codes) const = 0;
 
   virtual int64_t greatest_code() const = 0;
+  virtual double range() const { return 1; }
+  virtual double scale() const { return range() / static_cast<double>(greatest_code()); }
+
+  virtual LearnedScalar learned() const { return {}; }
+  // dL/dscalar = LearnedFactor(features) sum_i dL/dcode_i t_i, t_i = n where u_i > 1, else 0 where the gradient does not pass, else code_i - n u_i if
+  // learns_rounding(), else 0. features: elements of one image.
+  virtual bool learns_rounding() const { return false; }
+  virtual double LearnedFactor(int64_t /*features*/) const { return 0; }
 };
 
 // What weights are divided by before they are rounded: their greatest magnitude, or a multiple of their root mean square.
@@ -76,6 +99,7 @@ enum class WeightNorm : uint8_t { kMax, kStd };
 struct QuantizerOptions {
   bool detach_weight_max = false;  // the gradient takes the divisor as a constant
   WeightNorm weight_norm = WeightNorm::kMax;
+  c10::ScalarType dtype = c10::ScalarType::Float;  // of learned scalars
 };
 
 // One line per quantiser in quantizer.cc.
@@ -83,6 +107,8 @@ struct QuantizerFamily {
   std::string name;
   std::unique_ptr<WeightQuantizer> (*weights)(int bits, const QuantizerOptions& options);
   std::unique_ptr<ActivationQuantizer> (*activations)(int bits, const QuantizerOptions& options);
+  bool learns = false;        // activations have a learned scalar; then 16 bits are refused
+  int least_weight_bits = 1;  // fewer are refused
 };
 
 // INVALID_ARGUMENT, listing the known names, if there is no such quantiser.

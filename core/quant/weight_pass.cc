@@ -100,6 +100,10 @@ void UpdateWeights(const std::vector<WeightToUpdate>& weights) {
   });
   const std::vector<WeightSummary> all =
       Sum(weights, quantized, partial, [](const WeightToUpdate& w, WeightSummary& sum, const WeightSummary& block) { w.quantizer->AddGradient(sum, block); });
+  for (size_t i = 0; i < weights.size(); ++i) {
+    at::Tensor to = weights[i].step_gradient;
+    if (to.defined()) to.fill_(weights[i].quantizer->LearnedGradient(all[i], weights[i].latent.numel()));
+  }
   ForBlocks(BlocksOf(weights, [](const WeightToUpdate&) { return true; }), [&](int64_t, const Block& b) {
     const WeightToUpdate& w = weights[b.tensor];
     AT_DISPATCH_FLOATING_TYPES(w.latent.scalar_type(), "UpdateWeights", [&] {

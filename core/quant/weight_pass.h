@@ -27,6 +27,7 @@ struct WeightToUpdate {
   at::Tensor gradient;  // dL/dvalue
   at::Tensor momentum;
   SgdFactors factors;
+  at::Tensor step_gradient = {};  // [1]; takes the gradient of what the quantiser learns, if it is defined
 };
 
 // The quantisers' backward and the update of latent and momentum, a block at a time.

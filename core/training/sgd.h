@@ -2,6 +2,7 @@
 // w -= lr * (nesterov ? g + momentum * v : v).
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -15,6 +16,7 @@ struct SgdOptions {
   bool nesterov = true;
   double weight_decay = 1e-4;
   bool decay_batch_norm = true;
+  double clip_weight_decay = 1e-4;  // of PACT's clips; steps and the logits' scale never decay
 };
 
 class Sgd {
@@ -23,7 +25,9 @@ class Sgd {
   Sgd(std::vector<Parameter>& parameters, SgdOptions options);
 
   // One pass over all parameters: dL/dleaf (leaf.grad()) -> the quantiser's backward -> dL/dlatent -> update of latent; then clears the grads.
-  // The quantiser's backward is linear in dL/dw_q, so it comes after the all-reduce (DESIGN section 5).
+  // The quantiser's backward is linear in dL/dw_q, so it comes after the all-reduce (DESIGN section 5); so is what a weight's step gets. A scalar that must
+  // stay positive and would fall below half of itself becomes that half, and its momentum 0: no fixed floor that would be large for one layer, small for
+  // another.
   void Step(double learning_rate);
 
   // Same order, shapes and dtype as the parameters' latent tensors. For checkpoints.
@@ -33,6 +37,7 @@ class Sgd {
   std::vector<Parameter>& parameters_;
   SgdOptions options_;
   std::vector<at::Tensor> momentum_;
+  std::map<const void*, size_t> steps_;  // data of a weight's step -> its index
 };
 
 }  // namespace bitstair::core

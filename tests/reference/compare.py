@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from networks import expected_names
+from learned_torch import halve_at_most, is_scalar, parameter_groups
 from quantized_torch import Model, activation_values, contract_tanh, greatest_code, weight_codes, weight_values
 
 # Both sides in float64 differ by the order of sums and by two tanh functions.
@@ -18,6 +19,8 @@ FLOAT64_STEPS = 1e-8
 QUANTIZER_GRADIENT = 1e-6
 # One float32 step whose codes are equal: float32 convolution gradients over up to 20 layers, relative to the greatest one of a tensor.
 FLOAT32_STEP = 2e-5
+# As in core_dump.cc: another than the weights', or no one would see which is taken.
+CLIP_WEIGHT_DECAY = 0.01
 
 checks = 0
 
@@ -64,7 +67,7 @@ def compare_run(core, weight_bits, activation_bits, dtype, option):
     single = dtype == torch.float32
     tensors = {name.removeprefix("initial/"): t for name, t in core.items() if name.startswith("initial/")}
     model = Model(tensors, weight_bits, activation_bits, relu=weight_bits == 32, on_codes=single, option=option)
-    optimizer = torch.optim.SGD(model.learned.values(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(parameter_groups(model.learned, 1e-4, CLIP_WEIGHT_DECAY), lr=0.1, momentum=0.9, nesterov=True)
     for step in range(core["labels"].size(0)):
         model.begin_step()
         logits = model.forward(core["images"][step].to(dtype))
@@ -74,8 +77,11 @@ def compare_run(core, weight_bits, activation_bits, dtype, option):
         if step == 0:
             compare_first_step(core, model, grads, single, tolerance)
         expect_close(loss.detach(), core["loss"][step], tolerance, f"loss of step {step}")
-        optimizer.param_groups[0]["lr"] = core["learning_rates"][step].item()
+        for group in optimizer.param_groups:
+            group["lr"] = core["learning_rates"][step].item()
+        before = {name: t.item() for name, t in model.learned.items() if is_scalar(name)}
         optimizer.step()
+        halve_at_most(model.learned, before, optimizer)
     for name, t in model.learned.items():
         expect_close(t.detach(), core[f"final/{name}"], tolerance, f"{name} after the last step")
         expect_close(optimizer.state[t]["momentum_buffer"], core[f"momentum/{name}"], tolerance, f"momentum of {name} after the last step")
@@ -86,13 +92,12 @@ def compare_run(core, weight_bits, activation_bits, dtype, option):
 def compare_first_step(core, model, grads, single, tolerance):
     seen = sum(name.startswith("values/") for name in core)
     expect(len(model.activations) == seen, f"{len(model.activations)} activations, the core has {seen}")
-    for i, (values, bits) in enumerate(model.activations):
+    for i, (values, bits, scale) in enumerate(model.activations):
         theirs = core[f"values/{i}"]
         if bits == 32:
             expect_close(values, theirs, tolerance, f"activation {i}")
             continue
-        n = greatest_code(bits)
-        ours, codes = torch.round(values * n), torch.round(theirs * n)
+        ours, codes = torch.round(values / scale), torch.round(theirs / scale)
         expect(len(codes.unique()) > 2, f"activation {i} has only {len(codes.unique())} codes: nothing to compare")
         expect_equal(ours, codes, f"codes of activation {i}")
     for name, grad in grads.items():

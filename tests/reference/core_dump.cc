@@ -93,6 +93,11 @@ constexpr Run kRuns[] = {
      [](NetworkConfig& c) {
        c.layer_widths = {{"layer1.*", 8}, {"layer2.0.conv*", 2}, {"layer3.*.relu1", 3}, {"layer3.0.conv1", 32}};
      }},
+    {"resnet20_w4a4_float64_lsq", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "lsq"; }},
+    {"resnet20_b_w2a3_float64_lsq", "resnet20_b", 3, 12, 2, 3, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "lsq"; }},
+    {"convnet28_w8a8_float64_lsq", "convnet28", 1, 28, 8, 8, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "lsq"; }},
+    {"resnet20_w4a4_float64_pact", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "pact"; }},
+    {"resnet18_w2a2_float64_pact", "resnet18", 3, 48, 2, 2, ActivationFunction::kClip, at::kDouble, 20, 8, [](NetworkConfig& c) { c.quantizer = "pact"; }},
     {"resnet50_w4a4_float32", "resnet50", 3, 48, 4, 4, ActivationFunction::kClip, at::kFloat, 1, 8},
     {"alexnet_cifar_w8a8_float32", "alexnet_cifar", 3, 32, 8, 8, ActivationFunction::kClip, at::kFloat, 1, 8},
     {"resnet20_w4a4_float32", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kFloat, 1},
@@ -128,7 +133,7 @@ absl::StatusOr<Tensors> Train(const Run& run) {
   int activation = 0;
   (*network)->set_activation_observer([&](size_t, const at::Tensor& values) { out[absl::StrCat("values/", activation++)] = values.detach().clone(); });
 
-  Sgd sgd((*network)->parameters(), {});
+  Sgd sgd((*network)->parameters(), {.clip_weight_decay = 0.01});
   FirstGradients gradients(**network, out, "grad/");
   TrainStep step(network->get(), &sgd, &gradients);
   for (int i = 0; i < run.steps; ++i) {

@@ -36,7 +36,9 @@ class FirstGradients final : public GradientSink {
   void Finish() override {
     if (seen_) return;
     seen_ = true;
-    for (const Parameter& p : network_.parameters()) out_[prefix_ + p.name] = p.leaf.grad().clone();
+    for (const Parameter& p : network_.parameters()) {
+      if (p.leaf.grad().defined()) out_[prefix_ + p.name] = p.leaf.grad().clone();
+    }
   }
 
  private:

@@ -99,6 +99,9 @@ def activation_values(x, bits, relu=False):
     return Round.apply(n * x.clamp(0, 1)) / n
 
 
+import learned_torch  # noqa: E402, it needs what is above
+
+
 class Model:
     """A network, told from its tensors' names (networks.py). tensors: name -> tensor, as the core names them; learned ones become autograd leaves, others
     running statistics."""
@@ -121,7 +124,7 @@ class Model:
         y = self.normalized(x, x_bits, name, norm, stride, padding)
         if shortcut is not None:
             y = y + shortcut
-        out = self.activate(y, self.activation_width(name, bits))
+        out = self.activate(y, self.activation_width(name, bits), norm)
         # What a shortcut from here carries.
         self.carried = y.clamp(0, 1) if self.option == "float_shortcuts" and bits != 32 else out
         return out
@@ -145,10 +148,26 @@ class Model:
             return 8 if name.startswith("layer1.") else 3 if name.startswith("layer3.") else bits
         return bits
 
-    def activate(self, y, bits):
-        out = activation_values(y, bits, self.relu)
-        self.activations.append((out.detach(), bits))
+    def activate(self, y, bits, norm=None):
+        """norm: name of the batch norm before, where quantisers learn."""
+        scale = 1 / greatest_code(bits)
+        if bits == 32 or self.option not in ("lsq", "pact"):
+            out = activation_values(y, bits, self.relu)
+        elif self.option == "lsq":
+            step = self.learned[f"{learned_torch.group_of(self, norm)}.step"]
+            out, scale = learned_torch.lsq_activations(y, step, bits), step.item()
+        else:
+            clip = self.learned[f"{learned_torch.group_of(self, norm)}.clip"]
+            out, scale = learned_torch.pact_activations(y, clip, bits), clip.item() / greatest_code(bits)
+        self.activations.append((out.detach(), bits, scale))
         return out
+
+    def quantized_values(self, name, width, tanh):
+        if self.option == "std":
+            return std_weight_values(self.learned[name], width)
+        if self.option == "lsq":
+            return learned_torch.lsq_weights(self.learned[name], self.learned[f"{name}_step"], width)
+        return weight_values(self.learned[name], width, tanh)
 
     def normalized(self, x, x_bits, name, norm, stride=1, padding=None):
         weight = self.leaves[name]
@@ -200,7 +219,7 @@ class Model:
         """The weights as the forward pass reads them: autograd leaves of their own, as in the core, so that their gradients can be compared."""
         tanh = ContractTanh.apply if self.on_codes else torch.tanh
         self.quantized_graph = {
-            name: std_weight_values(self.learned[name], self.weight_bits) if self.option == "std" else weight_values(self.learned[name], width, tanh)
+            name: self.quantized_values(name, width, tanh)
             for name in self.quantized
             if (width := self.weight_width(name)) != 32
         }
@@ -218,10 +237,13 @@ class Model:
 
     def gradients(self, loss):
         """dL/dleaf of every learned tensor (of a quantised weight: by w_q), and puts dL/dlatent on the learned tensors' grad."""
-        leaves = {name: self.leaves.get(name, t) for name, t in self.learned.items()}
+        leaves = {name: self.leaves.get(name, t) for name, t in self.learned.items() if not name.endswith("weight_step")}
         grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
-        for name, t in self.learned.items():
-            t.grad = grads[name]
+        for name, grad in grads.items():
+            t = self.learned[name]
+            t.grad = grad
             if name in self.quantized_graph:
-                (t.grad,) = torch.autograd.grad(self.quantized_graph[name], t, grads[name])
+                inputs = [t] + [step for step in [self.learned.get(f"{name}_step")] if step is not None]
+                for tensor, latent_grad in zip(inputs, torch.autograd.grad(self.quantized_graph[name], inputs, grad)):
+                    tensor.grad = latent_grad
         return grads

@@ -108,7 +108,10 @@ std::vector<std::vector<size_t>> GradientBuckets(const std::vector<int64_t>& par
 std::unique_ptr<GradientAllreduce> MakeGradientAllreduce(const std::vector<core::Parameter>& parameters, ProcessGroup& group) {
   if (group.world_size() == 1) return std::make_unique<LocalAllreduce>();
   std::vector<at::Tensor> leaves;
-  for (const core::Parameter& parameter : parameters) leaves.push_back(parameter.leaf);
+  for (const core::Parameter& parameter : parameters) {
+    // Of a weight's step nothing needs to travel: its gradient follows from that of the weight.
+    if (parameter.scalar != core::Scalar::kWeightStep) leaves.push_back(parameter.leaf);
+  }
   return std::make_unique<ReducerAllreduce>(std::move(leaves), group);
 }
 

@@ -92,6 +92,65 @@ TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInEveryLayerAtEveryPairOfWi
   }
 }
 
+// The learned scalars of lsq and pact, away from where they start: ranges above and below 1, different ones for each.
+void Unsettle(Network& network) {
+  int number = 0;
+  for (const Parameter& p : network.parameters()) {
+    if (p.scalar == Scalar::kNone) continue;
+    at::Tensor value = p.latent.detach();
+    value.mul_(0.6 + 0.13 * (number++ % 7));
+  }
+}
+
+TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesWithLearnedQuantizers) {
+  for (const char* quantizer : {"lsq", "pact"}) {
+    for (const auto& [weight_bits, activation_bits] : {std::pair(2, 2), std::pair(3, 5), std::pair(4, 4), std::pair(7, 1), std::pair(8, 8)}) {
+      for (const bool training : {false, true}) {
+        if (training && GetParam().starts_with("preresnet")) continue;
+        SCOPED_TRACE(std::string(quantizer) + " W" + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
+        NetworkConfig config = SmallNetwork(GetParam(), weight_bits, activation_bits);
+        config.quantizer = quantizer;
+        const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+        const at::Tensor images = Images(config, 4);
+        Unsettle(*reference);
+        Settle(*reference, images);
+        ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+        ExpectEqualCodes(Activations(*fast, images, training), Activations(*reference, images, training));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(EveryNetworkTest, GradientsOfLearnedQuantizersAgree) {
+  constexpr double kRelative = 2e-3;  // of float32 sums in another order, where what is added is of both signs
+  for (const char* quantizer : {"lsq", "pact"}) {
+    NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+    config.quantizer = quantizer;
+    const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+    const at::Tensor images = Images(config, 4);
+    Unsettle(*reference);
+    Settle(*reference, images);
+    ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+    for (Network* network : {reference.get(), fast.get()}) at::cross_entropy_loss(network->Forward(images, true), at::arange(4)).backward();
+    double greatest = 0;
+    for (const Parameter& p : reference->parameters()) {
+      if (p.scalar != Scalar::kNone && p.scalar != Scalar::kWeightStep) greatest = std::max(greatest, p.leaf.grad().abs().item<double>());
+    }
+    EXPECT_GT(greatest, 0) << quantizer;
+    for (size_t i = 0; i < reference->parameters().size(); ++i) {
+      const Parameter& p = reference->parameters()[i];
+      if (p.scalar == Scalar::kWeightStep) continue;
+      const at::Tensor expected = p.leaf.grad().flatten(), got = fast->parameters()[i].leaf.grad().flatten();
+      if (p.scalar == Scalar::kNone) {
+        EXPECT_GT(at::cosine_similarity(expected, got, 0).item<double>(), 0.9999) << quantizer << " " << p.name;
+      } else {
+        EXPECT_NEAR(got.item<double>(), expected.item<double>(), kRelative * greatest) << quantizer << " " << p.name;
+      }
+    }
+  }
+}
+
 // Statistics of a batch of integer sums are exact too. The pre-activation networks' are those of floats, which are added in different orders.
 TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInTraining) {
   if (GetParam().starts_with("preresnet")) return;

@@ -1,0 +1,65 @@
+"""LSQ and PACT as their papers give them, for quantized_torch.py: values and autograd alone."""
+import math
+
+import torch
+
+from quantized_torch import Round, greatest_code
+
+
+def scale_gradient(x, factor):
+    """x, whose gradient is multiplied."""
+    scaled = x * factor
+    return x.detach() - scaled.detach() + scaled
+
+
+def lsq(v, step, low, high, count):
+    """arXiv 1902.08153, appendix: the pseudocode. count: weights of the tensor, or features of one image."""
+    s = scale_gradient(step, 1 / math.sqrt(count * high))
+    return Round.apply((v / s).clamp(low, high)) * s
+
+
+def lsq_weights(w, step, bits):
+    return lsq(w, step, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, w.numel())
+
+
+def lsq_activations(x, step, bits):
+    return lsq(x, step, 0, greatest_code(bits), x[0].numel())
+
+
+def pact_activations(x, clip, bits):
+    """arXiv 1805.06085, equations 1 to 3: the gradient passes below the clip, and reaches the clip from above it."""
+    n = greatest_code(bits)
+    y = torch.minimum(x.clamp(min=0), clip)
+    return y + (torch.round(y * n / clip) * clip / n - y).detach()
+
+
+def group_of(model, norm):
+    """The name of the activation behind a batch norm; those that shortcuts join have one name."""
+    if not norm.startswith("layer"):
+        return norm.replace("bn", "relu") if "layer1.0.conv1.weight" not in model.learned else "relu"
+    block, number = norm.rsplit(".bn", 1)
+    if f"{block}.conv{int(number) + 1}.weight" in model.learned:
+        return f"{block}.relu{number}"
+    group = int(block[5:block.index(".")])
+    with_convolution = [g for g in range(1, group + 1) if f"layer{g}.0.downsample.0.weight" in model.learned]
+    return f"layer{with_convolution[-1]}" if with_convolution else "relu"
+
+
+def is_scalar(name):
+    return name.endswith((".weight_step", ".step", ".clip"))
+
+
+def parameter_groups(learned, weight_decay, clip_weight_decay):
+    """For torch.optim."""
+    clips = [t for name, t in learned.items() if name.endswith(".clip")]
+    steps = [t for name, t in learned.items() if name.endswith("step")]
+    others = [t for name, t in learned.items() if not is_scalar(name)]
+    return [{"params": p, "weight_decay": decay} for p, decay in ((others, weight_decay), (clips, clip_weight_decay), (steps, 0)) if p]
+
+
+def halve_at_most(learned, before, optimizer):
+    """Steps and clips stay positive: one that would fall below half of what it was becomes that half, and its momentum 0."""
+    for name, value in before.items():
+        if learned[name].item() < value / 2:
+            learned[name].data.fill_(value / 2)
+            optimizer.state[learned[name]]["momentum_buffer"].zero_()
