@@ -43,6 +43,8 @@ class Resolver {
             absl::StrCat("is ", spec_.quantized().epochs(), ", but the ", QuantizedStageCount(spec_), " quantised stages need at least one each"));
     }
     Guided();
+    StochasticPrecision();
+    Distillation();
     Environment();
     if (!faults_.empty()) return InvalidFields(faults_);
     return std::move(spec_);
@@ -239,9 +241,7 @@ class Resolver {
   void Guided() {
     if (!spec_.has_guided()) return;
     v1::GuidedSpec* guided = spec_.mutable_guided();
-    if (!spec_.widths().empty() && !Has(32)) Fault("guided", "needs a full-precision stage for its full-precision net: widths must begin with 32");
-    if (Has(32) && spec_.widths_size() == 1) Fault("guided", "is given, but no width is below 32");
-    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("guided", "needs two_stage_activation: clip");
+    FullPrecisionNet("guided");
     if (!guided->has_lambda()) guided->set_lambda(10);
     if (!(guided->lambda() >= 0 && guided->lambda() <= 1e6)) Fault("guided.lambda", absl::StrCat("is ", guided->lambda(), "; must be 0 to 1e6"));
     if (!guided->has_teacher_learning_rate_factor()) guided->set_teacher_learning_rate_factor(0.2);
@@ -250,6 +250,61 @@ class Resolver {
     }
     Choice("guided.teacher", guided->teacher(), v1::TEACHER_START_CARRY, v1::TeacherStart_IsValid, [&](auto v) { guided->set_teacher(v); });
     HintPoints(*guided);
+  }
+
+  // What a method needs that trains a full-precision net beside the quantised one.
+  void FullPrecisionNet(const std::string& field) {
+    if (!spec_.widths().empty() && !Has(32)) Fault(field, "needs a full-precision stage for its full-precision net: widths must begin with 32");
+    if (Has(32) && spec_.widths_size() == 1) Fault(field, "is given, but no width is below 32");
+    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault(field, "needs two_stage_activation: clip");
+  }
+
+  void StochasticPrecision() {
+    if (!spec_.has_stochastic_precision()) return;
+    v1::StochasticPrecisionSpec* options = spec_.mutable_stochastic_precision();
+    if (Has(32) && spec_.widths_size() == 1) Fault("stochastic_precision", "is given, but no width is below 32");
+    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("stochastic_precision", "needs two_stage_activation: clip");
+    if (spec_.quantizer() != "dorefa") Fault("stochastic_precision", "needs quantizer: dorefa, whose weights have values before rounding");
+    if (!options->has_start_share()) options->set_start_share(0.5);
+    if (!(options->start_share() >= 0 && options->start_share() <= 1)) {
+      Fault("stochastic_precision.start_share", absl::StrCat("is ", options->start_share(), "; must be 0 to 1"));
+    }
+    if (!options->has_full_share_at()) options->set_full_share_at(0.8);
+    if (!(options->full_share_at() > 0 && options->full_share_at() <= 1)) {
+      Fault("stochastic_precision.full_share_at", absl::StrCat("is ", options->full_share_at(), "; must be above 0 and at most 1"));
+    }
+  }
+
+  void Distillation() {
+    if (!spec_.has_distillation()) return;
+    v1::DistillationSpec* options = spec_.mutable_distillation();
+    if (spec_.has_guided()) Fault("distillation", "and guided exclude each other");
+    FullPrecisionNet("distillation");
+    if (!options->has_temperature()) options->set_temperature(1);
+    if (!(options->temperature() > 0 && options->temperature() <= 100)) {
+      Fault("distillation.temperature", absl::StrCat("is ", options->temperature(), "; must be above 0 and at most 100"));
+    }
+    if (!options->has_student_weight()) options->set_student_weight(0.5);
+    if (!options->has_teacher_weight()) options->set_teacher_weight(0.5);
+    if (!options->has_teacher_learning_rate_factor()) options->set_teacher_learning_rate_factor(0.2);
+    const auto check = [&](const char* name, double value, double most) {
+      if (!(value >= 0 && value <= most)) Fault(absl::StrCat("distillation.", name), absl::StrCat("is ", value, "; must be 0 to ", most));
+    };
+    check("student_weight", options->student_weight(), 1e6);
+    check("teacher_weight", options->teacher_weight(), 1e6);
+    check("teacher_learning_rate_factor", options->teacher_learning_rate_factor(), 100);
+    Choice("distillation.teacher", options->teacher(), v1::TEACHER_START_CARRY, v1::TeacherStart_IsValid, [&](auto v) { options->set_teacher(v); });
+    if (options->students_size() > 8) return Fault("distillation.students", "has more than 8 entries");
+    std::set<int> seen;
+    for (int i = 0; i < options->students_size(); ++i) {
+      const int bits = options->students(i);
+      const std::string field = absl::StrCat("distillation.students[", i, "]");
+      if (!((bits >= 1 && bits <= 8) || bits == 16)) {
+        Fault(field, absl::StrCat("is ", bits, "; must be 1 to 8, or 16"));
+      } else if (!seen.insert(bits).second) {
+        Fault(field, absl::StrCat("is ", bits, " again; students differ in their widths"));
+      }
+    }
   }
 
   void HintPoints(const v1::GuidedSpec& guided) {

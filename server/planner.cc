@@ -131,6 +131,8 @@ std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::st
     stage.set_epochs(epochs[i]);
     SetPhase(resolved.quantized(), &stage);
     if (resolved.has_guided()) *stage.mutable_guided() = resolved.guided();
+    if (resolved.has_stochastic_precision()) *stage.mutable_stochastic_precision() = resolved.stochastic_precision();
+    if (resolved.has_distillation()) *stage.mutable_distillation() = resolved.distillation();
     if (resolved.schedule() == v1::SCHEDULE_SCOPE_STAGE) {
       stage.set_schedule_epochs(epochs[i]);
       ScaleStepEpochs(phase_epochs, &stage);

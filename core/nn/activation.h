@@ -20,6 +20,9 @@ class Activation {
   // x: [N, C, ...], the network's dtype. Differentiable.
   Features Forward(const at::Tensor& x) const;
 
+  // Inputs at which the gradient passes.
+  int64_t CountPassing(const at::Tensor& x) const;
+
   bool quantized() const { return quantizer_ != nullptr; }
 
   // The same for numerics fast, where the batch norm before it does the work.

@@ -21,6 +21,7 @@ enum class Purpose : uint32_t {
   kFlip = 4,         // (epoch, image, 0): horizontal flip
   kGradient = 5,     // (epoch, batch, layer and image): key of the stochastic rounding of an image's gradients
   kResizedCrop = 7,  // (epoch, image, try or axis): part of a picture that is resized
+  kStochasticPrecision = 8,  // (epoch, batch, place): layers that are quantised at a step
 };
 
 // One block of 128 random bits. key: the seed, low word first.

@@ -26,6 +26,10 @@ class Sgd {
   // The quantiser's backward is linear in dL/dw_q, so it comes after the all-reduce (DESIGN section 5).
   void Step(double learning_rate);
 
+  // Telemetry: each Step writes the norm of every leaf's gradient here, as it comes (averaged over the ranks; no weight decay), in the order of the parameters.
+  // Null: nowhere.
+  void set_gradient_norms(std::vector<double>* norms) { norms_ = norms; }
+
   // Same order, shapes and dtype as the parameters' latent tensors. For checkpoints.
   std::vector<at::Tensor>& momentum() { return momentum_; }
 
@@ -33,6 +37,7 @@ class Sgd {
   std::vector<Parameter>& parameters_;
   SgdOptions options_;
   std::vector<at::Tensor> momentum_;
+  std::vector<double>* norms_ = nullptr;
 };
 
 }  // namespace bitstair::core

@@ -351,12 +351,26 @@ TEST_F(CoordinatorTest, MetricsListHasEveryEpoch) {
   EXPECT_EQ(server_.WaitForState(job.name(), v1::JOB_STATE_SUCCEEDED).stages(0).epochs_size(), 1000);
   v1::ListMetricsRequest request;
   request.set_parent(job.name());
+  request.set_page_size(1000);
+  std::vector<int> listed;
+  int pages = 0;
+  do {
+    v1::ListMetricsResponse response;
+    grpc::ClientContext context;
+    ASSERT_TRUE(server_.jobs->ListMetrics(&context, request, &response).ok());
+    ASSERT_EQ(response.stages_size(), 1);
+    for (const auto& epoch : response.stages(0).epochs()) listed.push_back(epoch.epoch());
+    ++pages;
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(pages, 2);
+  ASSERT_EQ(listed.size(), static_cast<size_t>(epochs));
+  for (int i = 0; i < epochs; ++i) ASSERT_EQ(listed[i], i + 1);
+
+  request.set_page_token("x");
   v1::ListMetricsResponse response;
   grpc::ClientContext context;
-  ASSERT_TRUE(server_.jobs->ListMetrics(&context, request, &response).ok());
-  ASSERT_EQ(response.stages_size(), 1);
-  ASSERT_EQ(response.stages(0).epochs_size(), epochs);
-  for (int i = 0; i < epochs; ++i) ASSERT_EQ(response.stages(0).epochs(i).epoch(), i + 1);
+  EXPECT_EQ(server_.jobs->ListMetrics(&context, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(CoordinatorTest, WorkersAndDatasetsAreListed) {

@@ -42,6 +42,8 @@ TEST(JobSpecTest, WritesEveryDefaultOut) {
   EXPECT_EQ(spec->data().augmentation(), v1::AUGMENTATION_NONE);
   EXPECT_EQ(spec->data().unreadable_images(), v1::UNREADABLE_IMAGES_ERROR);
   EXPECT_FALSE(spec->has_guided());
+  EXPECT_FALSE(spec->has_distillation());
+  EXPECT_FALSE(spec->has_stochastic_precision());
 }
 
 TEST(JobSpecTest, ResolvingAgainChangesNothing) {
@@ -58,6 +60,24 @@ TEST(JobSpecTest, ResolvingAgainChangesNothing) {
   EXPECT_EQ(once->guided().teacher_learning_rate_factor(), 0.2);
   EXPECT_EQ(once->guided().teacher(), v1::TEACHER_START_CARRY);
   EXPECT_TRUE(once->guided().hint_points().empty());
+  const auto twice = ResolveJobSpec(*once);
+  ASSERT_TRUE(twice.ok()) << twice.status();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*once, *twice));
+}
+
+TEST(JobSpecTest, MethodsOfTheJournalVersionGetTheirDefaults) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.mutable_distillation()->add_students(2);
+  spec.mutable_stochastic_precision();
+  const auto once = ResolveJobSpec(spec);
+  ASSERT_TRUE(once.ok()) << once.status();
+  EXPECT_EQ(once->stochastic_precision().start_share(), 0.5);
+  EXPECT_EQ(once->stochastic_precision().full_share_at(), 0.8);
+  EXPECT_EQ(once->distillation().temperature(), 1);
+  EXPECT_EQ(once->distillation().student_weight(), 0.5);
+  EXPECT_EQ(once->distillation().teacher_weight(), 0.5);
+  EXPECT_EQ(once->distillation().teacher_learning_rate_factor(), 0.2);
+  EXPECT_EQ(once->distillation().teacher(), v1::TEACHER_START_CARRY);
   const auto twice = ResolveJobSpec(*once);
   ASSERT_TRUE(twice.ok()) << twice.status();
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*once, *twice));
@@ -143,6 +163,26 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"guided.hint_points[1]", "no hint point of convnet28; known: conv1, conv2, conv3, fc1",
        [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("layer3"); }},
       {"guided.hint_points[1]", "named twice", [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("fc1"); }},
+      {"distillation", "exclude each other", [](auto* s) { s->mutable_guided(), s->mutable_distillation(); }},
+      {"distillation", "widths must begin with 32",
+       [](auto* s) { s->mutable_distillation(), s->mutable_widths()->erase(s->widths().begin()), s->clear_pretrain(); }},
+      {"distillation", "two_stage_activation: clip", [](auto* s) { s->mutable_distillation(), s->set_two_stage_activation(v1::ACTIVATION_FUNCTION_RELU); }},
+      {"distillation.temperature", "is 0", [](auto* s) { s->mutable_distillation()->set_temperature(0); }},
+      {"distillation.student_weight", "is -1", [](auto* s) { s->mutable_distillation()->set_student_weight(-1); }},
+      {"distillation.teacher_weight", "is nan", [&](auto* s) { s->mutable_distillation()->set_teacher_weight(nan); }},
+      {"distillation.teacher_learning_rate_factor", "is 101", [](auto* s) { s->mutable_distillation()->set_teacher_learning_rate_factor(101); }},
+      {"distillation.teacher", "no value 5", [](auto* s) { s->mutable_distillation()->set_teacher(static_cast<v1::TeacherStart>(5)); }},
+      {"distillation.students[1]", "is 32", [](auto* s) { s->mutable_distillation()->add_students(2), s->mutable_distillation()->add_students(32); }},
+      {"distillation.students[1]", "is 2 again", [](auto* s) { s->mutable_distillation()->add_students(2), s->mutable_distillation()->add_students(2); }},
+      {"distillation.students", "more than 8",
+       [](auto* s) {
+         for (int bits = 0; bits < 9; ++bits) s->mutable_distillation()->add_students(bits);
+       }},
+      {"stochastic_precision", "no width is below 32", [](auto* s) { s->mutable_stochastic_precision(), s->mutable_widths()->Truncate(1), s->clear_quantized(); }},
+      {"stochastic_precision", "two_stage_activation: clip",
+       [](auto* s) { s->mutable_stochastic_precision(), s->set_two_stage_activation(v1::ACTIVATION_FUNCTION_RELU); }},
+      {"stochastic_precision.start_share", "is 1.5", [](auto* s) { s->mutable_stochastic_precision()->set_start_share(1.5); }},
+      {"stochastic_precision.full_share_at", "is 0", [](auto* s) { s->mutable_stochastic_precision()->set_full_share_at(0); }},
       {"checkpoint.every_steps", "is -1", [](auto* s) { s->mutable_checkpoint()->set_every_steps(-1); }},
       {"max_attempts", "is 101", [](auto* s) { s->set_max_attempts(101); }},
       {"environment[\"LD_PRELOAD\"]", "is not allowed", [](auto* s) { (*s->mutable_environment())["LD_PRELOAD"] = "x"; }},

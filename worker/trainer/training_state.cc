@@ -96,7 +96,8 @@ core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& p
   checkpoint.world_size = start.world_size();
   checkpoint.epoch_loss_sum = position.loss_sum;
   checkpoint.epoch_correct = position.correct;
-  if (start.spec().has_guided()) checkpoint.pair = {position.full_loss_sum, position.full_correct, position.hint_sum};
+  if (HasTeacher(start.spec())) checkpoint.pair = {position.full_loss_sum, position.full_correct, position.hint_sum};
+  checkpoint.students = position.students;
   return checkpoint;
 }
 
@@ -146,7 +147,8 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
                .correct = checkpoint.epoch_correct,
                .full_loss_sum = pair.loss,
                .full_correct = pair.correct,
-               .hint_sum = pair.hint};
+               .hint_sum = pair.hint,
+               .students = checkpoint.students};
   return absl::OkStatus();
 }
 
@@ -167,12 +169,29 @@ absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec
   return spec.carry_momentum() ? CopyMomentum(parent, "", network, sgd) : absl::OkStatus();
 }
 
+std::string StudentPrefix(int further) {
+  return absl::StrCat("student", further + 2, "/");
+}
+
+absl::Status StartStudent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, int further, core::Network& network,
+                          core::Sgd& sgd) {
+  if (parent.weight_bits == 32 && parent.activation_bits == 32) return StartFromParent(parent, spec, train, network, sgd);
+  const std::string prefix = StudentPrefix(further);
+  const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, prefix), network);
+  if (!status.ok()) return absl::Status(status.code(), absl::StrCat(prefix, ": ", status.message()));
+  return spec.carry_momentum() ? CopyMomentum(parent, prefix, network, sgd) : absl::OkStatus();
+}
+
+absl::Status ReestimateStatistics(const core::SampleSource& train, core::Network& network) {
+  return core::ReestimateBatchNorm(network, train, kCalibrationImages, kCalibrationBatch);
+}
+
 absl::Status StartTeacher(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network, core::Sgd& sgd) {
   if (!parent.pair.has_value()) {
     if (parent.weight_bits == 32 && parent.activation_bits == 32) return StartFromParent(parent, spec, train, network, sgd);
-    return absl::InvalidArgumentError(absl::StrCat("the parent ", parent.stage_name, " is neither a full-precision stage nor a guided pair"));
+    return absl::InvalidArgumentError(absl::StrCat("the parent ", parent.stage_name, " is neither a full-precision stage nor one with a full-precision net beside it"));
   }
-  const bool reset = spec.guided().teacher() == v1::TEACHER_START_RESET;
+  const bool reset = TeacherStartOf(spec) == v1::TEACHER_START_RESET;
   const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, reset ? kStartPrefix : kFullPrefix), network);
   if (!status.ok() || reset || !spec.carry_momentum()) return status;
   return CopyMomentum(parent, kFullPrefix, network, sgd);
