@@ -50,7 +50,8 @@ std::string EpochLine(const std::string& stage, const v1::EpochResult& epoch, in
 
 // Whether a stage of the job trains a pair.
 bool HasTeacher(const v1::Job& job) {
-  return std::any_of(job.stages().begin(), job.stages().end(), [](const v1::Stage& stage) { return stage.spec().has_guided() || stage.spec().has_distillation(); });
+  return std::any_of(job.stages().begin(), job.stages().end(),
+                     [](const v1::Stage& stage) { return stage.spec().has_guided() || stage.spec().has_distillation(); });
 }
 
 // What became of a stage; empty while it goes on.

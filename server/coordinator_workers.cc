@@ -62,9 +62,8 @@ bool IsFinite(const v1::EpochResult& r) {
         r.teacher().train_top1(), r.teacher().test_loss(), r.teacher().test_top1(), r.teacher().test_top5(), r.teacher().hint(), r.teacher().divergence()}) {
     if (!std::isfinite(value)) return false;
   }
-  return std::all_of(r.students().begin(), r.students().end(), [](const v1::StudentResult& s) {
-    return std::isfinite(s.train_loss() + s.train_top1() + s.test_loss() + s.test_top1() + s.test_top5());
-  });
+  return std::all_of(r.students().begin(), r.students().end(),
+                     [](const v1::StudentResult& s) { return std::isfinite(s.train_loss() + s.train_top1() + s.test_loss() + s.test_top1() + s.test_top5()); });
 }
 
 // Telemetry must not keep an epoch from being stored: a commit takes 1 MB.

@@ -71,8 +71,9 @@ std::string LayerTables(const std::vector<v1::StageMetrics>& stages) {
     }
     using enum Align;
     absl::StrAppend(&out, "\nlayers of ", ShortName(stage.stage()), " after epoch ", last.epoch(), "\n",
-                    rows.empty() ? "no telemetry\n"
-                                 : Table({"net", "layer", "clipped", "gradient", "hint", "weights on levels"}, {kLeft, kLeft, kRight, kRight, kRight, kLeft}, rows));
+                    rows.empty()
+                        ? "no telemetry\n"
+                        : Table({"net", "layer", "clipped", "gradient", "hint", "weights on levels"}, {kLeft, kLeft, kRight, kRight, kRight, kLeft}, rows));
   }
   return out;
 }
@@ -125,7 +126,8 @@ void RegisterDescribe(CLI::App& app, int& exit_code) {
   command->add_flag("--layers", arguments->layers, "Also what happened inside of the nets, layer by layer (JSON: of every epoch)");
   AddOutput(*command, arguments->output, {"table", "json", "yaml"});
   AddCoordinator(*command, arguments->coordinator);
-  command->footer("Examples:\n  bitstair describe smoke-3f2a\n  bitstair describe smoke-3f2a --output json | jq '.stages[].top1'\n  bitstair describe smoke-3f2a --layers");
+  command->footer(
+      "Examples:\n  bitstair describe smoke-3f2a\n  bitstair describe smoke-3f2a --output json | jq '.stages[].top1'\n  bitstair describe smoke-3f2a --layers");
   command->callback([arguments, &exit_code] { exit_code = RunDescribe(*arguments); });
 }
 

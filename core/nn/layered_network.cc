@@ -208,8 +208,7 @@ Features LayeredNetwork::Activate(const Activation& activation, size_t group, co
 Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training,
                                    Features* values) {
   const Activation& own = NextActivation(group, activation);
-  Features features =
-      sums.fast ? NormalizeFast(norm, own, group, sums, shortcut, nullptr, nullptr, training, values)
+  Features features = sums.fast ? NormalizeFast(norm, own, group, sums, shortcut, nullptr, nullptr, training, values)
                                 : Activate(own, group, norm.Forward(sums, shortcut, training), values);
   Observe(group, features);
   return features;
@@ -229,8 +228,8 @@ Features LayeredNetwork::NormalizeSum(BatchNorm& norm, const Activation& activat
   return features;
 }
 
-Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
-                                       const Sums* shortcut_sums, bool training, Features* values) {
+Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut,
+                                       BatchNorm* shortcut_norm, const Sums* shortcut_sums, bool training, Features* values) {
   const auto update = [&](BatchNorm& of, const Sums& s) {
     of.UpdateStatistics(s.fast->mean, s.fast->variance, s.scale, s.fast->sums.numel() / s.fast->sums.size(3));
   };

@@ -25,8 +25,8 @@ struct GuidedOptions {
 };
 
 struct GuidedStepResult {
-  StepResult low, full;  // loss: cross-entropy, without the hint
-  double hint = 0;           // R, without lambda
+  StepResult low, full;       // loss: cross-entropy, without the hint
+  double hint = 0;            // R, without lambda
   std::vector<double> hints;  // its terms, by chosen hint point in the order of Forward
 };
 

@@ -27,13 +27,14 @@ struct MutualStepResult {
   double divergence = 0;  // mean_j KL(teacher || student_j)
 };
 
-// KL(softmax(constant / T) || softmax(logits / T)), mean over the batch, as a node of autograd's graph of `logits` alone: a scalar of its dtype. Both [N, classes].
+// KL(softmax(constant / T) || softmax(logits / T)), mean over the batch, as a node of autograd's graph of `logits` alone: a scalar of its dtype. Both [N,
+// classes].
 at::Tensor DivergenceFrom(const at::Tensor& constant, const at::Tensor& logits, double temperature);
 
 class MutualStep {
  public:
-  // INVALID_ARGUMENT names what is wrong with nets or options: no student; nets of other networks, images, classes, numerics or dtypes; a teacher with few bits;
-  // T that is not above 0; weights below 0 or not finite.
+  // INVALID_ARGUMENT names what is wrong with nets or options: no student; nets of other networks, images, classes, numerics or dtypes; a teacher with few
+  // bits; T that is not above 0; weights below 0 or not finite.
   static absl::StatusOr<std::unique_ptr<MutualStep>> Create(std::vector<PairMember> students, PairMember teacher, const DistillationOptions& options);
 
   // INTERNAL, naming batch, net and layer, if a loss is not finite or, in numerics fast, an activation is not a number; all weights are then unchanged.

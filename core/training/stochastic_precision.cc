@@ -20,8 +20,8 @@ std::vector<bool> ChooseRoundedUnits(uint64_t seed, uint32_t epoch, int64_t batc
   const auto rounded_count = static_cast<size_t>(std::rint(share * static_cast<double>(units)));
   std::vector<bool> rounded(units);
   for (size_t i = 0; i < rounded_count && i < units; ++i) {
-    const uint32_t j = UniformInteger(seed, Purpose::kStochasticPrecision, epoch, static_cast<uint32_t>(batch), static_cast<uint32_t>(i),
-                                      static_cast<uint32_t>(units - i));
+    const uint32_t j =
+        UniformInteger(seed, Purpose::kStochasticPrecision, epoch, static_cast<uint32_t>(batch), static_cast<uint32_t>(i), static_cast<uint32_t>(units - i));
     std::swap(order[i], order[i + j]);
     rounded[order[i]] = true;
   }

@@ -1,5 +1,5 @@
-// Stochastic precision: at each step a part of the layers is quantised, a growing one (DESIGN section 3, "Journal version"). Functions without state: which layers
-// follows from seed and position alone, so all ranks agree and a resumed run goes on alike.
+// Stochastic precision: at each step a part of the layers is quantised, a growing one (DESIGN section 3, "Journal version"). Functions without state: which
+// layers follows from seed and position alone, so all ranks agree and a resumed run goes on alike.
 #pragma once
 
 #include <cstddef>

@@ -178,7 +178,8 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
        [](auto* s) {
          for (int bits = 0; bits < 9; ++bits) s->mutable_distillation()->add_students(bits);
        }},
-      {"stochastic_precision", "no width is below 32", [](auto* s) { s->mutable_stochastic_precision(), s->mutable_widths()->Truncate(1), s->clear_quantized(); }},
+      {"stochastic_precision", "no width is below 32",
+       [](auto* s) { s->mutable_stochastic_precision(), s->mutable_widths()->Truncate(1), s->clear_quantized(); }},
       {"stochastic_precision", "two_stage_activation: clip",
        [](auto* s) { s->mutable_stochastic_precision(), s->set_two_stage_activation(v1::ACTIVATION_FUNCTION_RELU); }},
       {"stochastic_precision.start_share", "is 1.5", [](auto* s) { s->mutable_stochastic_precision()->set_start_share(1.5); }},

@@ -30,7 +30,7 @@ class LayerTelemetry {
  private:
   struct Net {
     StageNet net;
-    std::vector<core::ClipCount> clips;    // by activation group
+    std::vector<core::ClipCount> clips;  // by activation group
     std::vector<double> gradient_norms;  // by parameter; equal on all ranks
   };
   std::vector<Net> nets_;

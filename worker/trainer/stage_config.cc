@@ -35,7 +35,8 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
     const char* kind = spec.has_guided() ? "guided" : "distilling";
     const double factor = TeacherLearningRateFactorOf(spec);
     if (spec.has_guided() && spec.has_distillation()) return wrong("spec has both guided and distillation");
-    if (!(factor >= 0 && std::isfinite(factor))) return wrong(spec.has_guided() ? "spec.guided" : "spec.distillation", ".teacher_learning_rate_factor ", factor);
+    if (!(factor >= 0 && std::isfinite(factor)))
+      return wrong(spec.has_guided() ? "spec.guided" : "spec.distillation", ".teacher_learning_rate_factor ", factor);
     if (spec.parent().empty()) return wrong("a ", kind, " stage needs a parent for its full-precision net");
     if (spec.activation() != v1::ACTIVATION_FUNCTION_CLIP) return wrong("a ", kind, " stage needs activations that clip");
     for (const int bits : spec.distillation().students()) {

@@ -337,8 +337,7 @@ absl::StatusOr<Trainer::StepOutcome> Trainer::RunStep(const core::Batch& batch) 
 void Trainer::ChooseLayers(const core::Batch& batch) {
   const double share = core::QuantizedShareAt(StochasticPrecisionOptionsOf(spec()), StepOfStage(), spec().epochs() * steps_per_epoch_);
   for (Net& net : nets_) {
-    net.network->set_rounded_units(
-        core::ChooseRoundedUnits(spec().seed(), batch.position.epoch, batch.position.batch, net.network->units().size(), share));
+    net.network->set_rounded_units(core::ChooseRoundedUnits(spec().seed(), batch.position.epoch, batch.position.batch, net.network->units().size(), share));
   }
 }
 
@@ -438,8 +437,8 @@ absl::Status Trainer::EndEpoch() {
   telemetry_->Add(sums, start_.world_size(), &result);
   const std::string others = AddOtherNets(tests, &result);
   spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %{}, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
-               spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), others,
-               result.images_per_second(), bytes_sent(), ParametersDigest(StageNets()));
+               spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), others, result.images_per_second(),
+               bytes_sent(), ParametersDigest(StageNets()));
   if (is_rank0()) {
     SendProgress(/*now=*/true);
     v1::FromTrainer message;

@@ -189,7 +189,8 @@ absl::Status ReestimateStatistics(const core::SampleSource& train, core::Network
 absl::Status StartTeacher(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network, core::Sgd& sgd) {
   if (!parent.pair.has_value()) {
     if (parent.weight_bits == 32 && parent.activation_bits == 32) return StartFromParent(parent, spec, train, network, sgd);
-    return absl::InvalidArgumentError(absl::StrCat("the parent ", parent.stage_name, " is neither a full-precision stage nor one with a full-precision net beside it"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the parent ", parent.stage_name, " is neither a full-precision stage nor one with a full-precision net beside it"));
   }
   const bool reset = TeacherStartOf(spec) == v1::TEACHER_START_RESET;
   const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, reset ? kStartPrefix : kFullPrefix), network);

@@ -70,8 +70,8 @@ absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec
 absl::Status StartStudent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, int further, core::Network& network,
                           core::Sgd& sgd);
 
-// The same for the full-precision net of a guided pair or a distillation. From a full-precision parent: as StartFromParent. From a pair: its full-precision net, with
-// TEACHER_START_RESET in the state that the chain's first pair stage gave it (TeacherStart), without momentum.
+// The same for the full-precision net of a guided pair or a distillation. From a full-precision parent: as StartFromParent. From a pair: its full-precision
+// net, with TEACHER_START_RESET in the state that the chain's first pair stage gave it (TeacherStart), without momentum.
 absl::Status StartTeacher(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network, core::Sgd& sgd);
 
 // Replaces the running statistics by those of the first 2048 training images, as calibration does: on every rank the same bits. For stochastic precision, whose

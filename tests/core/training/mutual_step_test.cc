@@ -117,9 +117,10 @@ TEST(MutualStepTest, RefusalsNameWhatIsWrong) {
   NetworkConfig other = Config(4);
   other.classes = 5;
   Net five(other);
-  EXPECT_EQ(Refusal({student.member(), five.member()}, teacher.member()),
-            "a distillation needs nets of one network: the student 2 is convnet28 for 1x28x28 images and 5 classes, the teacher convnet28 for 1x28x28 images and 4 "
-            "classes");
+  EXPECT_EQ(
+      Refusal({student.member(), five.member()}, teacher.member()),
+      "a distillation needs nets of one network: the student 2 is convnet28 for 1x28x28 images and 5 classes, the teacher convnet28 for 1x28x28 images and 4 "
+      "classes");
   Net fast(Config(4, Numerics::kFast));
   EXPECT_EQ(Refusal({fast.member()}, teacher.member()), "a distillation needs nets of the same numerics and dtype");
 }
