@@ -208,6 +208,27 @@ absl::StatusOr<std::vector<v1::Event>> Client::ListEvents(const std::string& job
   return events;
 }
 
+absl::StatusOr<std::vector<v1::StageMetrics>> Client::ListMetrics(const std::string& job) {
+  std::vector<v1::StageMetrics> stages;
+  v1::ListMetricsRequest request;
+  request.set_parent(JobName(job));
+  request.set_page_size(1000);
+  do {
+    auto page = Unary<v1::ListMetricsRequest, v1::ListMetricsResponse>(
+        [this](auto* context, const auto& in, auto* out) { return jobs_->ListMetrics(context, in, out); }, request);
+    if (!page.ok()) return page.status();
+    for (v1::StageMetrics& stage : *page->mutable_stages()) {
+      if (stages.empty() || stages.back().stage() != stage.stage()) {
+        stages.push_back(std::move(stage));
+      } else {
+        stages.back().mutable_epochs()->MergeFrom(stage.epochs());
+      }
+    }
+    request.set_page_token(page->next_page_token());
+  } while (!request.page_token().empty());
+  return stages;
+}
+
 absl::StatusOr<std::vector<v1::Worker>> Client::ListWorkers() {
   std::vector<v1::Worker> workers;
   v1::ListWorkersRequest request;

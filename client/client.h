@@ -56,6 +56,8 @@ class Client {
   absl::StatusOr<std::vector<v1::Job>> ListJobs(const std::string& filter, int limit = 0);
   absl::StatusOr<v1::Job> CancelJob(const std::string& job);
   absl::StatusOr<std::vector<v1::Event>> ListEvents(const std::string& job);
+  // All epochs of all stages, with the telemetry of their layers; stages without epochs are left out.
+  absl::StatusOr<std::vector<v1::StageMetrics>> ListMetrics(const std::string& job);
   absl::StatusOr<std::vector<v1::Worker>> ListWorkers();
   // Whether the coordinator's health service (grpc.health.v1) answers SERVING.
   absl::StatusOr<bool> IsServing();

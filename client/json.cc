@@ -159,8 +159,13 @@ Json JobJson(const v1::Job& job, bool details) {
     out["drop"] = measured && full_precision ? Number(std::round((*full_precision - last.test_top1()) * 1e4) / 1e4) : Json(nullptr);
     if (last.has_teacher()) {
       out["teacher_top1"] = Number(last.teacher().test_top1());
-      out["hint"] = Number(last.teacher().hint());
+      if (stage.spec().has_distillation()) {
+        out["divergence"] = Number(last.teacher().divergence());
+      } else {
+        out["hint"] = Number(last.teacher().hint());
+      }
     }
+    for (const v1::StudentResult& student : last.students()) out["students"].push_back({{"name", student.name()}, {"top1", Number(student.test_top1())}});
     out["loss"] = measured ? Number(last.train_loss()) : Json(nullptr);
     out["images_per_second"] = measured ? Number(last.images_per_second()) : Json(nullptr);
     double data_wait_seconds = 0;

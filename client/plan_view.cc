@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/table.h"
 #include "core/training/schedule.h"
 
@@ -14,6 +15,11 @@ std::string ActivationText(const v1::StageSpec& stage) {
   std::string text = stage.activation() == v1::ACTIVATION_FUNCTION_RELU ? "relu" : "clip";
   if (stage.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) absl::StrAppend(&text, ", calibrated at ", stage.calibration_percentile(), " %");
   if (stage.has_guided()) absl::StrAppend(&text, ", guided");
+  if (stage.has_distillation()) absl::StrAppend(&text, ", distillation");
+  if (stage.has_distillation() && stage.distillation().students_size() > 0) {
+    absl::StrAppend(&text, " with students of ", absl::StrJoin(stage.distillation().students(), ", "), " bits");
+  }
+  if (stage.has_stochastic_precision()) absl::StrAppend(&text, ", stochastic precision");
   return text;
 }
 

@@ -50,7 +50,8 @@ std::string EpochLine(const std::string& stage, const v1::EpochResult& epoch, in
 
 // Whether a stage of the job trains a pair.
 bool HasTeacher(const v1::Job& job) {
-  return std::any_of(job.stages().begin(), job.stages().end(), [](const v1::Stage& stage) { return stage.spec().has_guided(); });
+  return std::any_of(job.stages().begin(), job.stages().end(),
+                     [](const v1::Stage& stage) { return stage.spec().has_guided() || stage.spec().has_distillation(); });
 }
 
 // What became of a stage; empty while it goes on.
@@ -141,14 +142,18 @@ std::string ResultTable(const v1::Job& job) {
     const bool measured = !stage.epochs().empty();
     if (measured && stage.spec().weight_bits() == 32 && stage.spec().activation_bits() == 32) full_precision = Top1(stage);
     const int done = stage.epochs_size();
+    const v1::EpochResult last = measured ? stage.epochs(stage.epochs_size() - 1) : v1::EpochResult();
     rows.push_back({ShortName(stage.name()), Bits(stage.spec()),
                     stage.state() == v1::STAGE_STATE_SUCCEEDED ? absl::StrCat(stage.spec().epochs()) : absl::StrCat(done, "/", stage.spec().epochs()),
                     measured ? absl::StrFormat("%.2f %%", Top1(stage)) : "-",
                     measured && full_precision ? absl::StrFormat("%.2f", *full_precision - Top1(stage)) : "-", absl::StrFormat("%.1f", stage.seconds()),
                     stage.checkpoint().sha256().empty() ? "-" : stage.checkpoint().sha256().substr(0, 12)});
-    if (!teacher) continue;
-    const v1::EpochResult last = measured ? stage.epochs(stage.epochs_size() - 1) : v1::EpochResult();
-    rows.back().insert(rows.back().begin() + kTop1Column + 1, last.has_teacher() ? absl::StrFormat("%.2f %%", last.teacher().test_top1()) : "-");
+    if (teacher) rows.back().insert(rows.back().begin() + kTop1Column + 1, last.has_teacher() ? absl::StrFormat("%.2f %%", last.teacher().test_top1()) : "-");
+    for (const v1::StudentResult& student : last.students()) {
+      rows.push_back({absl::StrCat("  ", student.name()), "", "", absl::StrFormat("%.2f %%", student.test_top1()),
+                      full_precision ? absl::StrFormat("%.2f", *full_precision - student.test_top1()) : "-", "", ""});
+      if (teacher) rows.back().insert(rows.back().begin() + kTop1Column + 1, "");
+    }
   }
   using enum Align;
   std::vector<std::string> names{"stage", "bits W/A", "epochs", "top-1", "drop", "seconds", "checkpoint"};

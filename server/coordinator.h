@@ -89,7 +89,7 @@ class Coordinator {
   void CancelJob(std::string name, Reply<v1::Job> reply);
   void ListStages(v1::ListStagesRequest request, Reply<v1::ListStagesResponse> reply);
   void ListEvents(v1::ListEventsRequest request, Reply<v1::ListEventsResponse> reply);
-  void ListMetrics(std::string parent, Reply<v1::ListMetricsResponse> reply);
+  void ListMetrics(v1::ListMetricsRequest request, Reply<v1::ListMetricsResponse> reply);
   void Watch(v1::WatchJobRequest request, std::shared_ptr<JobWatcher> watcher);
   void Unwatch(std::shared_ptr<JobWatcher> watcher);
   struct LogPosition {

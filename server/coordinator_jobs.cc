@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "core/digest/sha256.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
@@ -42,6 +43,8 @@ absl::Status PrefixFields(const absl::Status& status) {
   for (auto& violation : violations) violation.field = "spec." + violation.field;
   return WithReason(InvalidFields(violations), "INVALID_SPEC");
 }
+
+constexpr size_t kMaxPageBytes = 1 << 20;  // of metrics; gRPC's messages end at 4 MiB
 
 // Elements `first`.. of a list, at most one page; the token is the next page's first index.
 template <typename Add>
@@ -215,20 +218,38 @@ void Coordinator::ListEvents(v1::ListEventsRequest request, Reply<v1::ListEvents
   });
 }
 
-void Coordinator::ListMetrics(std::string parent, Reply<v1::ListMetricsResponse> reply) {
-  PostReply<v1::ListMetricsResponse>(std::move(reply), [this, parent = std::move(parent)]() -> absl::StatusOr<v1::ListMetricsResponse> {
-    const auto entry = FindByName(parent, "parent");
+void Coordinator::ListMetrics(v1::ListMetricsRequest request, Reply<v1::ListMetricsResponse> reply) {
+  PostReply<v1::ListMetricsResponse>(std::move(reply), [this, request = std::move(request)]() -> absl::StatusOr<v1::ListMetricsResponse> {
+    const auto entry = FindByName(request.parent(), "parent");
     if (!entry.ok()) return entry.status();
+    const auto size = CheckPageSize(request.page_size());
+    if (!size.ok()) return size.status();
+    const std::string scope = "metrics of " + request.parent();
+    const auto after = ParsePageToken(scope, request.page_token());
+    if (!after.ok()) return after.status();
+    // "STAGE EPOCH", both from 0, of the next page's first result.
+    int stage = 0, epoch = 0;
+    const std::vector<std::string> parts = absl::StrSplit(*after, ' ');
+    if (!after->empty() && (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &stage) || !absl::SimpleAtoi(parts[1], &epoch) || stage < 0 || epoch < 0)) {
+      return InvalidFields({{"page_token", "is not a token of this list"}});
+    }
     v1::ListMetricsResponse response;
-    for (int i = 0; i < (*entry)->view.stages_size(); ++i) {
-      const v1::Stage& shown = (*entry)->view.stages(i);
-      auto* metrics = response.add_stages();
-      metrics->set_stage(shown.name());
-      const auto& all = (*entry)->job.stages[i].epochs;
-      // The view ends with the newest committed epoch; what it left out at the front was committed long before.
-      const int left_out = shown.epochs_size() == 0 ? 0 : shown.epochs(0).epoch() - 1;
-      for (int k = 0; k < left_out && k < static_cast<int>(all.size()); ++k) *metrics->add_epochs() = all[k];
-      metrics->mutable_epochs()->MergeFrom(shown.epochs());
+    size_t bytes = 0;
+    int count = 0;
+    for (; stage < (*entry)->view.stages_size(); ++stage, epoch = 0) {
+      const v1::Stage& shown = (*entry)->view.stages(stage);
+      const auto& all = (*entry)->job.stages[stage].epochs;
+      // The view ends with the newest committed epoch; telemetry is in the state alone.
+      const int committed = shown.epochs_size() == 0 ? 0 : shown.epochs(shown.epochs_size() - 1).epoch();
+      for (; epoch < committed && epoch < static_cast<int>(all.size()); ++epoch, ++count) {
+        if (count == *size || (count > 0 && bytes + all[epoch].ByteSizeLong() > kMaxPageBytes)) {
+          response.set_next_page_token(MakePageToken(scope, absl::StrCat(stage, " ", epoch)));
+          return response;
+        }
+        if (response.stages().empty() || response.stages(response.stages_size() - 1).stage() != shown.name()) response.add_stages()->set_stage(shown.name());
+        *response.mutable_stages(response.stages_size() - 1)->add_epochs() = all[epoch];
+        bytes += all[epoch].ByteSizeLong();
+      }
     }
     return response;
   });

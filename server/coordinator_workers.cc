@@ -59,10 +59,24 @@ const std::string& ShownName(const v1::WorkerHello& hello) {
 bool IsFinite(const v1::EpochResult& r) {
   for (const double value :
        {r.train_loss(), r.train_top1(), r.test_loss(), r.test_top1(), r.test_top5(), r.learning_rate(), r.seconds(), r.teacher().train_loss(),
-        r.teacher().train_top1(), r.teacher().test_loss(), r.teacher().test_top1(), r.teacher().test_top5(), r.teacher().hint()}) {
+        r.teacher().train_top1(), r.teacher().test_loss(), r.teacher().test_top1(), r.teacher().test_top5(), r.teacher().hint(), r.teacher().divergence()}) {
     if (!std::isfinite(value)) return false;
   }
-  return true;
+  return std::all_of(r.students().begin(), r.students().end(),
+                     [](const v1::StudentResult& s) { return std::isfinite(s.train_loss() + s.train_top1() + s.test_loss() + s.test_top1() + s.test_top5()); });
+}
+
+// Telemetry must not keep an epoch from being stored: a commit takes 1 MB.
+constexpr size_t kMaxLayersBytes = 256 << 10;
+
+v1::EpochResult WithSensibleLayers(v1::EpochResult result) {
+  const bool sensible = std::all_of(result.layers().begin(), result.layers().end(), [](const v1::LayerTelemetry& layer) {
+    return std::isfinite(layer.clipped_share()) && std::isfinite(layer.gradient_norm()) && std::isfinite(layer.hint_distance()) &&
+           layer.levels_size() == layer.level_shares_size() &&
+           std::all_of(layer.level_shares().begin(), layer.level_shares().end(), [](float share) { return std::isfinite(share); });
+  });
+  if (!sensible || result.ByteSizeLong() > kMaxLayersBytes) result.clear_layers();
+  return result;
 }
 
 }  // namespace
@@ -297,7 +311,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
     case v1::WorkerMessage::kEpochDone:
       if (!owns(0) || !IsFinite(message.epoch_done().result())) return;
       metrics_->SetTestAccuracy(entry->job.record.job_id(), stage.record.spec().name(), message.epoch_done().result());
-      return Handle(entry, EpochFinished{i, generation, message.epoch_done().result()});
+      return Handle(entry, EpochFinished{i, generation, WithSensibleLayers(message.epoch_done().result())});
     case v1::WorkerMessage::kCheckpointUploaded: {
       const auto& checkpoint = message.checkpoint_uploaded().checkpoint();
       if (!owns(0)) return;

@@ -37,15 +37,19 @@ class Resolver {
     Optimizer();
     InitialWeights();
     const bool imported = spec_.has_initial_weights();
-    const bool full = Has(32) && !imported, lower = std::any_of(spec_.widths().begin(), spec_.widths().end(), [](int bits) { return bits != 32; });
-    Phase("pretrain", full, spec_.has_pretrain(), imported ? "initial_weights take its place" : "no width is 32", 0.1,
-          [this] { return spec_.mutable_pretrain(); });
+    const bool lower = std::any_of(spec_.widths().begin(), spec_.widths().end(), [](int bits) { return bits != 32; });
+    // Imported weights make it idle, not wrong: one recipe serves both.
+    const bool idle = imported && lower;
+    if (idle) spec_.clear_pretrain();
+    Phase("pretrain", Has(32) && !idle, spec_.has_pretrain(), "no width is 32", 0.1, [this] { return spec_.mutable_pretrain(); });
     Phase("quantized", lower, spec_.has_quantized(), "no width is below 32", 0.02, [this] { return spec_.mutable_quantized(); });
     if (faults_.empty() && lower && spec_.quantized().epochs() < QuantizedStageCount(spec_)) {
       Fault("quantized.epochs",
             absl::StrCat("is ", spec_.quantized().epochs(), ", but the ", QuantizedStageCount(spec_), " quantised stages need at least one each"));
     }
     Guided();
+    StochasticPrecision();
+    Distillation();
     Environment();
     if (!faults_.empty()) return InvalidFields(faults_);
     return std::move(spec_);
@@ -95,7 +99,7 @@ class Resolver {
       Fault("network", absl::StrCat("\"", Shown(spec_.network()), "\" is not known; known: ", absl::StrJoin(known, ", ")));
     }
     if (spec_.quantizer().empty()) spec_.set_quantizer("dorefa");
-    if (spec_.quantizer() != "dorefa") Fault("quantizer", absl::StrCat("\"", Shown(spec_.quantizer()), "\" is not known; known: dorefa"));
+    Quantizer();
   }
 
   static std::string Shown(const std::string& text) { return text.size() <= 80 ? text : absl::StrCat(text.substr(0, 77), "..."); }
@@ -251,17 +255,33 @@ class Resolver {
     }
     weights->set_allow_missing(weights->allow_missing());
     weights->set_allow_unexpected(weights->allow_unexpected());
-    if (Has(32) && spec_.widths_size() == 1) Fault("initial_weights", "are given, but no width is below 32");
+  }
+
+  // core/quant/ has what each of them is (docs/quantizers.md).
+  void Quantizer() {
+    const std::string& name = spec_.quantizer();
+    if (name == "dorefa") return;
+    if (name != "lsq" && name != "pact") return Fault("quantizer", absl::StrCat("\"", Shown(name), "\" is not known; known: dorefa, lsq, pact"));
+    const auto needs_dorefa = [&](bool given, const char* field) {
+      if (given) Fault(field, absl::StrCat("needs quantizer: dorefa, not ", name));
+    };
+    needs_dorefa(spec_.has_guided(), "guided");
+    needs_dorefa(spec_.has_distillation(), "distillation");
+    needs_dorefa(!spec_.layer_widths().empty(), "layer_widths");
+    needs_dorefa(spec_.shortcut_values() == v1::SHORTCUT_VALUES_FLOAT, "shortcut_values");
+    needs_dorefa(name == "lsq" && spec_.weight_norm() == v1::WEIGHT_NORM_STD, "weight_norm");
+    needs_dorefa(name == "lsq" && spec_.detach_weight_max(), "detach_weight_max");
+    for (int i = 0; i < spec_.widths_size(); ++i) {
+      const int bits = spec_.widths(i);
+      if (bits == 16 || (bits == 1 && name == "lsq"))
+        Fault(absl::StrCat("widths[", i, "]"), absl::StrCat("is ", bits, "; ", name, " has ", name == "lsq" ? 2 : 1, " to 8 bits"));
+    }
   }
 
   void Guided() {
     if (!spec_.has_guided()) return;
     v1::GuidedSpec* guided = spec_.mutable_guided();
-    if (!spec_.widths().empty() && !Has(32) && !spec_.has_initial_weights()) {
-      Fault("guided", "needs a full-precision stage for its full-precision net: widths must begin with 32, or initial_weights be given");
-    }
-    if (Has(32) && spec_.widths_size() == 1) Fault("guided", "is given, but no width is below 32");
-    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("guided", "needs two_stage_activation: clip");
+    FullPrecisionNet("guided");
     if (!guided->has_lambda()) guided->set_lambda(10);
     if (!(guided->lambda() >= 0 && guided->lambda() <= 1e6)) Fault("guided.lambda", absl::StrCat("is ", guided->lambda(), "; must be 0 to 1e6"));
     if (!guided->has_teacher_learning_rate_factor()) guided->set_teacher_learning_rate_factor(0.2);
@@ -270,6 +290,63 @@ class Resolver {
     }
     Choice("guided.teacher", guided->teacher(), v1::TEACHER_START_CARRY, v1::TeacherStart_IsValid, [&](auto v) { guided->set_teacher(v); });
     HintPoints(*guided);
+  }
+
+  // What a method needs that trains a full-precision net beside the quantised one.
+  void FullPrecisionNet(const std::string& field) {
+    if (!spec_.widths().empty() && !Has(32) && !spec_.has_initial_weights()) {
+      Fault(field, "needs a full-precision stage for its full-precision net: widths must begin with 32, or initial_weights be given");
+    }
+    if (Has(32) && spec_.widths_size() == 1) Fault(field, "is given, but no width is below 32");
+    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault(field, "needs two_stage_activation: clip");
+  }
+
+  void StochasticPrecision() {
+    if (!spec_.has_stochastic_precision()) return;
+    v1::StochasticPrecisionSpec* options = spec_.mutable_stochastic_precision();
+    if (Has(32) && spec_.widths_size() == 1) Fault("stochastic_precision", "is given, but no width is below 32");
+    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("stochastic_precision", "needs two_stage_activation: clip");
+    if (spec_.quantizer() != "dorefa") Fault("stochastic_precision", "needs quantizer: dorefa, whose weights have values before rounding");
+    if (!options->has_start_share()) options->set_start_share(0.5);
+    if (!(options->start_share() >= 0 && options->start_share() <= 1)) {
+      Fault("stochastic_precision.start_share", absl::StrCat("is ", options->start_share(), "; must be 0 to 1"));
+    }
+    if (!options->has_full_share_at()) options->set_full_share_at(0.8);
+    if (!(options->full_share_at() > 0 && options->full_share_at() <= 1)) {
+      Fault("stochastic_precision.full_share_at", absl::StrCat("is ", options->full_share_at(), "; must be above 0 and at most 1"));
+    }
+  }
+
+  void Distillation() {
+    if (!spec_.has_distillation()) return;
+    v1::DistillationSpec* options = spec_.mutable_distillation();
+    if (spec_.has_guided()) Fault("distillation", "and guided exclude each other");
+    FullPrecisionNet("distillation");
+    if (!options->has_temperature()) options->set_temperature(1);
+    if (!(options->temperature() > 0 && options->temperature() <= 100)) {
+      Fault("distillation.temperature", absl::StrCat("is ", options->temperature(), "; must be above 0 and at most 100"));
+    }
+    if (!options->has_student_weight()) options->set_student_weight(0.5);
+    if (!options->has_teacher_weight()) options->set_teacher_weight(0.5);
+    if (!options->has_teacher_learning_rate_factor()) options->set_teacher_learning_rate_factor(0.2);
+    const auto check = [&](const char* name, double value, double most) {
+      if (!(value >= 0 && value <= most)) Fault(absl::StrCat("distillation.", name), absl::StrCat("is ", value, "; must be 0 to ", most));
+    };
+    check("student_weight", options->student_weight(), 1e6);
+    check("teacher_weight", options->teacher_weight(), 1e6);
+    check("teacher_learning_rate_factor", options->teacher_learning_rate_factor(), 100);
+    Choice("distillation.teacher", options->teacher(), v1::TEACHER_START_CARRY, v1::TeacherStart_IsValid, [&](auto v) { options->set_teacher(v); });
+    if (options->students_size() > 8) return Fault("distillation.students", "has more than 8 entries");
+    std::set<int> seen;
+    for (int i = 0; i < options->students_size(); ++i) {
+      const int bits = options->students(i);
+      const std::string field = absl::StrCat("distillation.students[", i, "]");
+      if (!((bits >= 1 && bits <= 8) || bits == 16)) {
+        Fault(field, absl::StrCat("is ", bits, "; must be 1 to 8, or 16"));
+      } else if (!seen.insert(bits).second) {
+        Fault(field, absl::StrCat("is ", bits, " again; students differ in their widths"));
+      }
+    }
   }
 
   void HintPoints(const v1::GuidedSpec& guided) {

@@ -21,7 +21,11 @@ v1::Stage MakeStageView(const Job& job, const Stage& stage) {
   view.set_resumed_step(record.resumed_step());
   if (record.has_checkpoint()) *view.mutable_checkpoint() = record.checkpoint();
   const int first = std::max(0, static_cast<int>(stage.epochs.size()) - kMaxViewEpochs);
-  for (size_t i = first; i < stage.epochs.size(); ++i) *view.add_epochs() = stage.epochs[i];
+  for (size_t i = first; i < stage.epochs.size(); ++i) {
+    v1::EpochResult* epoch = view.add_epochs();
+    *epoch = stage.epochs[i];
+    epoch->clear_layers();
+  }
   view.set_seconds(record.seconds());
   view.set_bit_exact(record.bit_exact());
   for (const auto& rank : record.ranks()) {

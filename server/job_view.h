@@ -7,7 +7,7 @@
 
 namespace bitstair::server {
 
-// At most this many (the newest) epochs of each stage; ListMetrics has them all.
+// At most this many (the newest) epochs of each stage, without telemetry; ListMetrics has them all.
 inline constexpr int kMaxViewEpochs = 1000;
 
 v1::Job MakeJobView(const Job& job);

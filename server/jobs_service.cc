@@ -162,7 +162,7 @@ grpc::ServerUnaryReactor* JobsService::ListEvents(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* JobsService::ListMetrics(grpc::CallbackServerContext* context, const v1::ListMetricsRequest* request,
                                                    v1::ListMetricsResponse* response) {
   auto* reactor = context->DefaultReactor();
-  coordinator_->ListMetrics(request->parent(), UnaryReply(reactor, response, metrics_, "ListMetrics"));
+  coordinator_->ListMetrics(*request, UnaryReply(reactor, response, metrics_, "ListMetrics"));
   return reactor;
 }
 

@@ -106,7 +106,12 @@ void ScaleStepEpochs(int phase_epochs, v1::StageSpec* stage) {
 std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest) {
   std::vector<v1::StageSpec> stages;
   const v1::StageSpec common = CommonFields(resolved, data_digest);
-  if (!resolved.widths().empty() && resolved.widths(0) == 32 && !resolved.has_initial_weights()) {
+  const std::vector<Bits> bits = QuantizedBits(resolved);
+  const auto import = [&](v1::StageSpec& stage) {
+    *stage.mutable_initial_weights() = resolved.initial_weights();
+    stage.set_initial_weights_digest(weights_digest);
+  };
+  if (!resolved.widths().empty() && resolved.widths(0) == 32 && (!resolved.has_initial_weights() || bits.empty())) {
     v1::StageSpec stage = common;
     stage.set_name("W32A32");
     stage.set_weight_bits(32);
@@ -115,9 +120,9 @@ std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::st
     SetPhase(resolved.pretrain(), &stage);
     stage.set_epochs(resolved.pretrain().epochs());
     stage.set_schedule_epochs(stage.epochs());
+    if (resolved.has_initial_weights()) import(stage);
     stages.push_back(std::move(stage));
   }
-  const std::vector<Bits> bits = QuantizedBits(resolved);
   if (bits.empty()) return stages;
   const int phase_epochs = resolved.quantized().epochs();
   const std::vector<int> epochs = ShareEpochs(bits, phase_epochs);
@@ -131,6 +136,8 @@ std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::st
     stage.set_epochs(epochs[i]);
     SetPhase(resolved.quantized(), &stage);
     if (resolved.has_guided()) *stage.mutable_guided() = resolved.guided();
+    if (resolved.has_stochastic_precision()) *stage.mutable_stochastic_precision() = resolved.stochastic_precision();
+    if (resolved.has_distillation()) *stage.mutable_distillation() = resolved.distillation();
     if (resolved.schedule() == v1::SCHEDULE_SCOPE_STAGE) {
       stage.set_schedule_epochs(epochs[i]);
       ScaleStepEpochs(phase_epochs, &stage);
@@ -141,10 +148,7 @@ std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::st
     }
     offset += epochs[i];
     const bool imported = stages.empty() && resolved.has_initial_weights();
-    if (imported) {
-      *stage.mutable_initial_weights() = resolved.initial_weights();
-      stage.set_initial_weights_digest(weights_digest);
-    }
+    if (imported) import(stage);
     if (!stages.empty()) stage.set_parent(stages.back().name());
     if (imported || !stages.empty()) {
       const v1::ActivationFunction before = imported ? resolved.pretrain_activation() : stages.back().activation();

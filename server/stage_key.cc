@@ -191,6 +191,22 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
     std::sort(points.begin(), points.end());
     if (!points.empty()) guided["hint_points"] = points;
   }
+  if (stage.has_stochastic_precision()) {
+    document["stochastic_precision"] = {{"start_share", stage.stochastic_precision().start_share()},
+                                        {"full_share_at", stage.stochastic_precision().full_share_at()}};
+  }
+  if (stage.has_distillation()) {
+    nlohmann::json& distillation = document["distillation"];
+    distillation["temperature"] = stage.distillation().temperature();
+    distillation["student_weight"] = stage.distillation().student_weight();
+    distillation["teacher_weight"] = stage.distillation().teacher_weight();
+    distillation["teacher"] = Word(v1::TeacherStart_Name(stage.distillation().teacher()), "TEACHER_START_");
+    distillation["teacher_learning_rate_factor"] = stage.distillation().teacher_learning_rate_factor();
+    // In the recipe's order: their names in checkpoints follow it.
+    if (stage.distillation().students_size() > 0) {
+      distillation["students"] = std::vector<int>(stage.distillation().students().begin(), stage.distillation().students().end());
+    }
+  }
   return CanonicalJson(document);
 }
 

@@ -70,8 +70,8 @@ def train_all(folder, missing, data):
 def train(folder, row, data):
     settings = [f'name={row.name.replace("_", "-")}'[:45], f'seed={row.seed}', *row.settings]
     shown = list(settings)
-    local = [f'data.path={data}', 'data.name=']
-    command = [str(ROOT / 'build' / os.environ.get('BITSTAIR_PRESET', 'dev') / 'bin/bitstair'), 'run', str(ROOT / f'recipes/{row.recipe}.yaml'), '--slots', '1', '--output', 'json',
+    local = []
+    command = [str(ROOT / 'build' / os.environ.get('BITSTAIR_PRESET', 'dev') / 'bin/bitstair'), 'run', str(ROOT / f'recipes/{row.recipe}.yaml'), '--slots', '1', '--data', f'cifar100={data}', '--output', 'json',
                '--state-dir', str(state_dir(folder, row))]
     if row.from_full_precision:
         parent = folder / f'full_precision_w32a32_seed{row.seed}.safetensors'
@@ -84,7 +84,7 @@ def train(folder, row, data):
         raise Failure(f'{row.name}: bitstair run ended with {done.returncode}; the same command goes on from the last checkpoint')
     job = json.loads(done.stdout)
     last = job['stages'][-1]
-    weights = list(state_dir(folder, row).rglob(f'{last["checkpoint_sha256"]}.safetensors'))
+    weights = list(state_dir(folder, row).rglob(last["checkpoint_sha256"] + "*"))
     if not weights:
         raise Failure(f'{row.name}: no file of checkpoint {last["checkpoint_sha256"]} in {state_dir(folder, row)}')
     report.keep_weights(weights[0], folder / f'{row.name}.safetensors')

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "client/commands/command.h"
 #include "client/json.h"
 #include "client/table.h"
@@ -9,10 +10,13 @@
 namespace bitstair::client {
 namespace {
 
+constexpr int kMaxLevelsShown = 16;
+
 struct DescribeArguments {
   std::string coordinator;
   std::string output;
   std::string job;
+  bool layers = false;
 };
 
 std::string StageTable(const v1::Job& job) {
@@ -40,14 +44,66 @@ std::string EventTable(const std::vector<v1::Event>& events) {
   return Table({"time (UTC)", "stage", "event", "message"}, {kLeft, kLeft, kLeft, kLeft}, rows);
 }
 
+// "-3: 12.1, -1: 37.9, 1: 38, 3: 12 %"
+std::string Levels(const v1::LayerTelemetry& layer) {
+  if (layer.levels().empty()) return "-";
+  if (layer.levels_size() > kMaxLevelsShown) return absl::StrCat(layer.levels_size(), " in use");
+  std::string text;
+  for (int i = 0; i < layer.levels_size() && i < layer.level_shares_size(); ++i) {
+    absl::StrAppendFormat(&text, "%s%d: %.1f", i == 0 ? "" : ", ", layer.levels(i), 100.0 * static_cast<double>(layer.level_shares(i)));
+  }
+  return text + " %";
+}
+
+// Each stage's last epoch.
+std::string LayerTables(const std::vector<v1::StageMetrics>& stages) {
+  std::string out;
+  for (const v1::StageMetrics& stage : stages) {
+    const v1::EpochResult& last = stage.epochs(stage.epochs_size() - 1);
+    std::vector<std::vector<std::string>> rows;
+    for (const v1::LayerTelemetry& layer : last.layers()) {
+      const auto cell = [](bool present, const absl::FormatSpec<double>& format, double value) {
+        return present ? absl::StrFormat(format, value) : std::string("-");
+      };
+      rows.push_back({layer.net().empty() ? "-" : layer.net(), layer.name(), cell(layer.has_clipped_share(), "%.2f %%", 100 * layer.clipped_share()),
+                      cell(layer.has_gradient_norm(), "%.3g", layer.gradient_norm()), cell(layer.has_hint_distance(), "%.3g", layer.hint_distance()),
+                      Levels(layer)});
+    }
+    using enum Align;
+    absl::StrAppend(&out, "\nlayers of ", ShortName(stage.stage()), " after epoch ", last.epoch(), "\n",
+                    rows.empty()
+                        ? "no telemetry\n"
+                        : Table({"net", "layer", "clipped", "gradient", "hint", "weights on levels"}, {kLeft, kLeft, kRight, kRight, kRight, kLeft}, rows));
+  }
+  return out;
+}
+
+// Puts the results with telemetry in place of those without.
+void AddLayers(const std::vector<v1::StageMetrics>& metrics, Json* job) {
+  for (const v1::StageMetrics& stage : metrics) {
+    for (Json& shown : (*job)["stages"]) {
+      if (shown["name"] != ShortName(stage.stage())) continue;
+      shown["results"] = Json::array();
+      for (const v1::EpochResult& epoch : stage.epochs()) shown["results"].push_back(ToJson(epoch));
+    }
+  }
+}
+
 int RunDescribe(const DescribeArguments& arguments) {
   Client client(arguments.coordinator);
   const auto job = client.GetJob(arguments.job);
   if (!job.ok()) return Fail(job.status(), arguments.coordinator);
   const auto events = client.ListEvents(arguments.job);
   if (!events.ok()) return Fail(events.status(), arguments.coordinator);
+  std::vector<v1::StageMetrics> metrics;
+  if (arguments.layers) {
+    auto listed = client.ListMetrics(arguments.job);
+    if (!listed.ok()) return Fail(listed.status(), arguments.coordinator);
+    metrics = *std::move(listed);
+  }
   if (arguments.output != "table") {
     Json result = JobJson(*job, true);
+    AddLayers(metrics, &result);
     result["events"] = Json::array();
     for (const v1::Event& event : *events) result["events"].push_back(ToJson(event));
     Print(Dump(result, arguments.output));
@@ -56,7 +112,7 @@ int RunDescribe(const DescribeArguments& arguments) {
   std::string out =
       absl::StrCat("job      ", ShortName(job->name()), "\nstate    ", StateWord(job->state()), job->reason().empty() ? "" : ": ", job->reason(), "\nnetwork  ",
                    job->spec().network(), "\ndata     ", job->spec().data().name(), job->spec().data().path(), "\nranks    ", job->spec().ranks(), "\n");
-  absl::StrAppend(&out, "\n", StageTable(*job), "\n", ResultTable(*job), "\n", EventTable(*events));
+  absl::StrAppend(&out, "\n", StageTable(*job), "\n", ResultTable(*job), "\n", EventTable(*events), LayerTables(metrics));
   Print(Harmless(out));
   return kDone;
 }
@@ -67,9 +123,11 @@ void RegisterDescribe(CLI::App& app, int& exit_code) {
   auto arguments = std::make_shared<DescribeArguments>();
   CLI::App* command = app.add_subcommand("describe", "Show one job: its recipe, stages, results and events");
   command->add_option("job", arguments->job, "The job")->type_name("JOB")->required()->check(kIsJob);
+  command->add_flag("--layers", arguments->layers, "Also what happened inside of the nets, layer by layer (JSON: of every epoch)");
   AddOutput(*command, arguments->output, {"table", "json", "yaml"});
   AddCoordinator(*command, arguments->coordinator);
-  command->footer("Examples:\n  bitstair describe smoke-3f2a\n  bitstair describe smoke-3f2a --output json | jq '.stages[].top1'");
+  command->footer(
+      "Examples:\n  bitstair describe smoke-3f2a\n  bitstair describe smoke-3f2a --output json | jq '.stages[].top1'\n  bitstair describe smoke-3f2a --layers");
   command->callback([arguments, &exit_code] { exit_code = RunDescribe(*arguments); });
 }
 

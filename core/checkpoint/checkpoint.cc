@@ -20,6 +20,11 @@ constexpr char kFormat[] = "bitstair-checkpoint-1";
 constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
 constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
 
+// The stage's own net is the first student.
+std::string StudentWord(size_t further, const char* what) {
+  return absl::StrCat("epoch_student", further + 2, "_", what);
+}
+
 // Reads the metadata's words one by one and remembers the first fault.
 class MetadataReader {
  public:
@@ -76,6 +81,10 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, con
     file.metadata["epoch_full_correct"] = absl::StrCat(checkpoint.pair->correct);
     file.metadata["epoch_hint_sum"] = absl::StrFormat("%.17g", checkpoint.pair->hint);
   }
+  for (size_t i = 0; i < checkpoint.students.size(); ++i) {
+    file.metadata[StudentWord(i, "loss_sum")] = absl::StrFormat("%.17g", checkpoint.students[i].loss);
+    file.metadata[StudentWord(i, "correct")] = absl::StrCat(checkpoint.students[i].correct);
+  }
   file.tensors = checkpoint.tensors;
   const absl::StatusOr<std::string> bytes = EncodeSafetensors(file);
   if (!bytes.ok()) return bytes.status();
@@ -130,6 +139,9 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& path, const std::st
   if (file->metadata.contains("epoch_hint_sum")) {
     checkpoint.pair = {
         .loss = words.Real("epoch_full_loss_sum"), .correct = words.Integer("epoch_full_correct", kMaxInt64), .hint = words.Real("epoch_hint_sum")};
+  }
+  for (size_t i = 0; file->metadata.contains(StudentWord(i, "loss_sum")); ++i) {
+    checkpoint.students.push_back({.loss = words.Real(StudentWord(i, "loss_sum")), .correct = words.Integer(StudentWord(i, "correct"), kMaxInt64)});
   }
   if (!words.failure().empty()) return absl::DataLossError(absl::StrCat(path, ": byte 8: ", words.failure()));
   checkpoint.tensors = std::move(file->tensors);

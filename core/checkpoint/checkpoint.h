@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -26,15 +27,22 @@ struct Checkpoint {
   // Sums over the current epoch so far, needed to go on reporting it exactly.
   double epoch_loss_sum = 0;
   int64_t epoch_correct = 0;
-  // A guided pair: the same of its full-precision net, and of the hint.
+  // A guided pair: the same of its full-precision net, and of the hint. A distillation: of its teacher, and of the divergence.
   struct PairSums {
     double loss = 0;
     int64_t correct = 0;
     double hint = 0;
   };
   std::optional<PairSums> pair;
+  // A distillation: the same of its further students.
+  struct NetSums {
+    double loss = 0;
+    int64_t correct = 0;
+  };
+  std::vector<NetSums> students;
   // "layer1.0.conv1.weight" (latent weights), "momentum/NAME", "rank0/bn1.running_mean" (every rank's own copy) and, in a final checkpoint or at an epoch's
-  // end, "bn1.running_mean" (the average). A guided pair: the low-precision net as above, the full-precision one behind "full/".
+  // end, "bn1.running_mean" (the average). A guided pair: the low-precision net as above, the full-precision one behind "full/", further
+  // students of a distillation behind "student2/", "student3/" and so on.
   std::map<std::string, at::Tensor> tensors;
 };
 

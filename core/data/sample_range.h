@@ -12,7 +12,8 @@ namespace bitstair::core {
 // Images [first, first + count) of `whole`. Augmentation draws the numbers that these images have in `whole`.
 class SampleRange final : public SampleSource {
  public:
-  SampleRange(std::unique_ptr<SampleSource> whole, int64_t first, int64_t count) : SampleSource(*whole), whole_(std::move(whole)), first_(first), count_(count) {}
+  SampleRange(std::unique_ptr<SampleSource> whole, int64_t first, int64_t count)
+      : SampleSource(*whole), whole_(std::move(whole)), first_(first), count_(count) {}
 
   int64_t size() const override { return count_; }
   ImageShape shape() const override { return whole_->shape(); }

@@ -22,6 +22,10 @@ T MaxTanh(T max_abs);
 template <typename T, typename Code>
 void DorefaCodes(const T* w, int64_t size, T max_tanh, T n, Code* odd_codes);
 
+// t / M, which the codes round: values in [-1, 1].
+template <typename T>
+void DorefaValues(const T* w, int64_t size, T max_tanh, T* values);
+
 // Of a block, and then of the tensor. `ties` counts elements with |t| = max.
 struct DorefaSums {
   double max = 0, dot = 0, ties = 0;

@@ -113,6 +113,12 @@ void DorefaCodes(const T* w, int64_t size, T max_tanh, T n, Code* odd_codes) {
   }
 }
 
+template <typename T>
+void DorefaValues(const T* w, int64_t size, T max_tanh, T* values) {
+  if (max_tanh == 0) max_tanh = 1;
+  for (int64_t i = 0; i < size; ++i) values[i] = TanhOf(w[i]) / max_tanh;
+}
+
 void DorefaSums::Add(const DorefaSums& block) {
   dot += block.dot;
   // NaN comes from a weight that is one, and stays.
@@ -161,6 +167,8 @@ template void DorefaCodes(const float*, int64_t, float, float, int16_t*);
 template void DorefaCodes(const double*, int64_t, double, double, double*);
 template void DorefaCodes(const double*, int64_t, double, double, int8_t*);
 template void DorefaCodes(const double*, int64_t, double, double, int16_t*);
+template void DorefaValues(const float*, int64_t, float, float*);
+template void DorefaValues(const double*, int64_t, double, double*);
 template DorefaSums SumDorefaGradient(const float*, const float*, int64_t);
 template DorefaSums SumDorefaGradient(const double*, const double*, int64_t);
 template void DorefaGradient(const float*, const float*, int64_t, const DorefaSums&, bool, float*);

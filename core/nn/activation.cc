@@ -117,6 +117,12 @@ Features Activation::Forward(const at::Tensor& u) const {
   return {std::move(codes), result.scale, quantizer_->greatest_code()};
 }
 
+int64_t Activation::CountPassing(const at::Tensor& x) const {
+  const at::Tensor values = x.detach();
+  const bool clips = quantizer_ != nullptr || function_ == ActivationFunction::kClip;
+  return (clips ? values.ge(0).logical_and_(values.le(1)) : values.gt(0)).sum().item<int64_t>();
+}
+
 FastActivation Activation::fast() const {
   return {function_ == ActivationFunction::kRelu, quantizer_ ? quantizer_->greatest_code() : 0, quantizer_};
 }

@@ -22,6 +22,9 @@ class Activation {
 
   double range() const { return quantizer_ ? quantizer_->range() : 1; }
 
+  // Inputs at which the gradient passes.
+  int64_t CountPassing(const at::Tensor& x) const;
+
   bool quantized() const { return quantizer_ != nullptr; }
 
   // The same for numerics fast, where the batch norm before it does the work.

@@ -102,8 +102,9 @@ struct FastActivation {
 
 // activation(norm(sums) + shortcut). shortcut: null, features, or (shortcut_norm and shortcut_sums) a convolution with its own batch norm.
 // values: if not null, takes clip(x, 0, 1) of the same sums x without rounding, float32 in any case. Throws NotANumber.
+// passed: if not null and gradients are recorded, takes how many inputs of the activation the gradient passes.
 Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
-                       const FastActivation& activation, bool training, Features* values = nullptr);
+                       const FastActivation& activation, bool training, Features* values = nullptr, int64_t* passed = nullptr);
 
 // nn/residual_stream.h: the stream's numbers are float32 in any case. A batch norm's gradient by the stream goes to the stream's parts.
 Features FastAddToStream(const Sums& sums, const Features* stream, bool training);

@@ -1,5 +1,6 @@
 // FastNormalize of nn/fast_layers.h.
 #include <algorithm>
+#include <bit>
 #include <numeric>
 #include <utility>
 
@@ -117,6 +118,16 @@ const uint16_t* Words(const at::Tensor& mask) {
   return mask.defined() ? static_cast<const uint16_t*>(mask.const_data_ptr()) : nullptr;
 }
 
+// Bits set in a mask of `elements` bits.
+int64_t CountBits(const at::Tensor& mask, int64_t elements) {
+  const auto* words = static_cast<const uint16_t*>(mask.const_data_ptr());
+  const int64_t whole = elements / SumsGradient::kMaskWordBits, rest = elements % SumsGradient::kMaskWordBits;
+  int64_t bits = 0;
+  for (int64_t i = 0; i < whole; ++i) bits += std::popcount(words[i]);
+  if (rest > 0) bits += std::popcount(static_cast<uint16_t>(words[whole] & ((1U << rest) - 1)));
+  return bits;
+}
+
 // The backward pass of FastNormalize up to dL/dS, which is left as a recipe for the convolutions.
 struct Backward {
   std::shared_ptr<std::vector<FeatureGradient>> received;
@@ -222,7 +233,7 @@ void SumsGradient::Make(int64_t first, int64_t count, at::Tensor& out) const {
 }
 
 Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
-                       const FastActivation& activation, bool training, Features* values) {
+                       const FastActivation& activation, bool training, Features* values, int64_t* passed) {
   const std::shared_ptr<FastSums> s = sums.fast;
   const std::shared_ptr<FastSums> other = shortcut_sums != nullptr ? shortcut_sums->fast : nullptr;
   if (training && other != nullptr) MakeAlike(s->sums, other->sums);
@@ -244,6 +255,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   out.scale = codes ? activation.scale() : 1;
   out.greatest_code = codes ? activation.greatest_code : 0;
   at::Tensor numbers = at::empty(s->size, codes ? at::kByte : FastFloat());
+  const int64_t numbers_count = numbers.numel();
   at::Tensor unrounded;
   if (values != nullptr) unrounded = at::empty(s->size, at::kFloat);
   at::Tensor mask;
@@ -281,6 +293,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     return out;
   }
 
+  if (passed != nullptr) *passed = CountBits(mask, numbers_count);
   Backward backward;
   backward.received = out.fast->parts;
   if (codes) backward.number_scale = static_cast<double>(activation.greatest_code) / range;

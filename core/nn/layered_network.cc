@@ -16,7 +16,10 @@ LayeredNetwork::LayeredNetwork(NetworkConfig config, QuantizerFamily family) : c
 
 void LayeredNetwork::QuantizeWeights() {
   std::vector<WeightToQuantize> weights;
-  for (const Weight* weight : quantized_) weights.push_back(weight->to_quantize());
+  for (size_t i = 0; i < quantized_.size(); ++i) {
+    quantized_[i]->set_rounded(Rounded(unit_of_[i]));
+    weights.push_back(quantized_[i]->to_quantize());
+  }
   if (const std::optional<size_t> bad = bitstair::core::QuantizeWeights(weights)) throw NotANumber("parameter " + quantized_[*bad]->name() + " is not finite");
 }
 
@@ -30,7 +33,10 @@ Features LayeredNetwork::PrepareImages(const at::Tensor& images) const {
 
 at::Tensor LayeredNetwork::ForwardPrepared(const Features& images, bool training) {
   const at::AutoGradMode grad_mode(training);
-  return Logits(images, training);
+  activations_done_ = 0;
+  at::Tensor logits = Logits(images, training);
+  TORCH_CHECK(activations_done_ == units_.size() + 1, config_.network, " has ", activations_done_, " activations and ", units_.size(), " layers that read one");
+  return logits;
 }
 
 at::Tensor LayeredNetwork::InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread) {
@@ -73,6 +79,11 @@ int LayeredNetwork::WidthOf(const std::string& name, int otherwise) const {
 
 int LayeredNetwork::QuantizedBits(const std::string& name, int bits) {
   layer_names_.push_back(name);
+  const size_t shortcut = name.find(".downsample.");
+  const std::string block = name.substr(0, shortcut == std::string::npos ? 0 : shortcut + 1);
+  const auto first = std::find_if(units_.begin(), units_.end(), [&](const std::string& unit) { return !block.empty() && unit.starts_with(block); });
+  unit_of_next_ = static_cast<size_t>(first - units_.begin());
+  if (first == units_.end()) units_.push_back(name);
   return config_.weight_bits == 32 ? 32 : WidthOf(name, bits);
 }
 
@@ -82,7 +93,10 @@ std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, cons
   const bool listed = quantizer != nullptr;
   auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), config_.numerics != Numerics::kReference);
   parameters_.push_back(weight->parameter());
-  if (listed) quantized_.push_back(weight.get());
+  if (listed) {
+    quantized_.push_back(weight.get());
+    unit_of_.push_back(unit_of_next_);
+  }
   if (std::optional<Parameter> step = weight->step()) parameters_.push_back(*std::move(step));
   return weight;
 }
@@ -160,12 +174,44 @@ size_t LayeredNetwork::AddBlockHintPoint(const std::string& block, bool last_of_
   return AddHintPoint(last_of_group ? block.substr(0, block.rfind('.')) : block, last_of_group && of_last_two_groups);
 }
 
-const Activation& LayeredNetwork::ActivationOf(size_t group, const Activation& activation) const {
+void LayeredNetwork::set_rounded_units(std::vector<bool> rounded) {
+  TORCH_CHECK(rounded.empty() || rounded.size() == units_.size(), "rounding of ", rounded.size(), " units, but there are ", units_.size());
+  rounded_ = std::move(rounded);
+}
+
+const Activation& LayeredNetwork::NextActivation(size_t group, const Activation& activation) {
+  if (!Rounded(activations_done_++) && activation.quantized()) return unrounded_;
   // One that feeds a full-precision layer stays as it is.
   return overridden_[group] && activation.quantized() ? *overridden_[group] : activation;
 }
 
-Features LayeredNetwork::Activate(const Activation& activation, const at::Tensor& x, Features* values) const {
+ClipCount* LayeredNetwork::CountOf(size_t group) const {
+  return clip_counts_ != nullptr && at::GradMode::is_enabled() ? &clip_counts_->at(group) : nullptr;
+}
+
+std::vector<WeightLevels> LayeredNetwork::CountWeightLevels() const {
+  std::vector<WeightLevels> all;
+  for (const Weight* weight : quantized_) {
+    const int64_t greatest = weight->greatest_code();
+    if (greatest == 0 || greatest > 255) continue;  // 0: it is not rounded now
+    std::vector<int64_t> counts(static_cast<size_t>(2 * greatest + 1));
+    const at::Tensor codes = weight->operand().to(at::kShort);
+    const auto* p = codes.const_data_ptr<int16_t>();
+    for (int64_t i = 0; i < codes.numel(); ++i) ++counts.at(static_cast<size_t>(p[i] + greatest));
+    WeightLevels& levels = all.emplace_back();
+    levels.layer = weight->name().substr(0, weight->name().rfind('.'));
+    for (size_t i = 0; i < counts.size(); ++i) {
+      if (counts[i] > 0) levels.counts[static_cast<int64_t>(i) - greatest] = counts[i];
+    }
+  }
+  return all;
+}
+
+Features LayeredNetwork::Activate(const Activation& activation, size_t group, const at::Tensor& x, Features* values) const {
+  if (ClipCount* count = CountOf(group); count != nullptr) {
+    count->inputs += x.numel();
+    count->passed += activation.CountPassing(x);
+  }
   Features features = activation.Forward(x);
   if (values == nullptr) return features;
   const bool apart = activation.quantized() && config_.shortcut_values == ShortcutValues::kFloat;
@@ -175,30 +221,30 @@ Features LayeredNetwork::Activate(const Activation& activation, const at::Tensor
 
 Features LayeredNetwork::Normalize(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, bool training,
                                    Features* values) {
-  const Activation& own = ActivationOf(group, activation);
-  Features features = sums.fast ? NormalizeFast(norm, own, sums, shortcut, nullptr, nullptr, training, values)
-                                : Activate(own, norm.Forward(sums, shortcut, training, own.range()), values);
+  const Activation& own = NextActivation(group, activation);
+  Features features = sums.fast ? NormalizeFast(norm, own, group, sums, shortcut, nullptr, nullptr, training, values)
+                                : Activate(own, group, norm.Forward(sums, shortcut, training, own.range()), values);
   Observe(group, features);
   return features;
 }
 
 Features LayeredNetwork::NormalizeSum(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, BatchNorm& shortcut_norm,
                                       const Sums& shortcut_sums, bool training, Features* values) {
-  const Activation& own = ActivationOf(group, activation);
+  const Activation& own = NextActivation(group, activation);
   Features features;
   if (sums.fast) {
-    features = NormalizeFast(norm, own, sums, nullptr, &shortcut_norm, &shortcut_sums, training, values);
+    features = NormalizeFast(norm, own, group, sums, nullptr, &shortcut_norm, &shortcut_sums, training, values);
   } else {
     // Both halves are divided by the range, each in its own factors.
     const Features shortcut{shortcut_norm.Forward(shortcut_sums, nullptr, training, own.range()), own.range(), 0};
-    features = Activate(own, norm.Forward(sums, &shortcut, training, own.range()), values);
+    features = Activate(own, group, norm.Forward(sums, &shortcut, training, own.range()), values);
   }
   Observe(group, features);
   return features;
 }
 
-Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activation, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
-                                       const Sums* shortcut_sums, bool training, Features* values) {
+Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut,
+                                       BatchNorm* shortcut_norm, const Sums* shortcut_sums, bool training, Features* values) {
   const auto update = [&](BatchNorm& of, const Sums& s) {
     of.UpdateStatistics(s.fast->mean, s.fast->variance, s.scale, s.fast->sums.numel() / s.fast->sums.size(3));
   };
@@ -208,8 +254,14 @@ Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activa
   FastNorm other;
   if (shortcut_norm != nullptr) other = shortcut_norm->fast();
   const bool apart = values != nullptr && activation.quantized() && config_.shortcut_values == ShortcutValues::kFloat;
-  Features features =
-      FastNormalize(own, sums, shortcut, shortcut_norm != nullptr ? &other : nullptr, shortcut_sums, activation.fast(), training, apart ? values : nullptr);
+  ClipCount* count = CountOf(group);
+  int64_t passed = 0;
+  Features features = FastNormalize(own, sums, shortcut, shortcut_norm != nullptr ? &other : nullptr, shortcut_sums, activation.fast(), training,
+                                    apart ? values : nullptr, count != nullptr ? &passed : nullptr);
+  if (count != nullptr) {
+    count->inputs += features.fast->numbers.numel();
+    count->passed += passed;
+  }
   if (values != nullptr && !apart) *values = features;
   return features;
 }

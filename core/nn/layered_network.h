@@ -28,6 +28,10 @@ class LayeredNetwork : public Network {
   void set_position(const BatchPosition& position) override { *position_ = position; }
   const std::vector<ActivationGroup>& activation_groups() const override { return groups_; }
   void set_activation_observer(ActivationObserver observer) override { observer_ = std::move(observer); }
+  const std::vector<std::string>& units() const override { return units_; }
+  void set_rounded_units(std::vector<bool> rounded) override;
+  void set_clip_counts(std::vector<ClipCount>* counts) override { clip_counts_ = counts; }
+  std::vector<WeightLevels> CountWeightLevels() const override;
   const std::vector<HintPoint>& hint_points() const override { return hint_points_; }
   void set_hint_observer(HintObserver observer) override { hint_observer_ = std::move(observer); }
   const std::vector<std::string>& layer_names() const override { return layer_names_; }
@@ -79,11 +83,14 @@ class LayeredNetwork : public Network {
                         bool training, Features* values = nullptr);
 
  private:
-  Features NormalizeFast(BatchNorm& norm, const Activation& activation, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
+  Features NormalizeFast(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
                          const Sums* shortcut_sums, bool training, Features* values);
-  // The activation of a group: the network's own, unless a pattern gives the group another width.
-  const Activation& ActivationOf(size_t group, const Activation& activation) const;
-  Features Activate(const Activation& activation, const at::Tensor& x, Features* values) const;
+  // The activation of a group: the network's own, unless a pattern gives the group another width or the unit that reads it is not rounded.
+  const Activation& NextActivation(size_t group, const Activation& activation);
+  bool Rounded(size_t unit) const { return rounded_.empty() || unit >= rounded_.size() || rounded_[unit]; }
+  Features Activate(const Activation& activation, size_t group, const at::Tensor& x, Features* values) const;
+  // Where this group's clips are counted in a pass of this kind; null: nowhere.
+  ClipCount* CountOf(size_t group) const;
   // The width that layer_widths gives the name, or `otherwise`.
   int WidthOf(const std::string& name, int otherwise) const;
   void Observe(size_t group, const Features& features) const;
@@ -105,11 +112,20 @@ class LayeredNetwork : public Network {
   std::vector<Parameter> parameters_;
   std::vector<Buffer> buffers_;
   std::vector<Weight*> quantized_;  // owned by the layers
+  // Layer i of the main path reads what the activation i of a pass gives, the last activation is read by a layer of full precision; shortcut convolutions read
+  // what their block's first layer reads.
+  std::vector<std::string> units_;
+  std::vector<size_t> unit_of_;  // by quantized_
+  size_t unit_of_next_ = 0;      // of the weight that is made next
+  std::vector<bool> rounded_;    // by unit; empty: all
+  const Activation unrounded_{ActivationFunction::kClip, nullptr};
+  size_t activations_done_ = 0;  // in this pass
   std::vector<ActivationGroup> groups_;
   // By group, where it is not what MakeActivation gives: of another width, or with a range of its own to learn.
   std::vector<std::optional<Activation>> overridden_;
   std::vector<std::string> layer_names_;
   ActivationObserver observer_;
+  std::vector<ClipCount>* clip_counts_ = nullptr;
   std::vector<HintPoint> hint_points_;
   HintObserver hint_observer_;
 };

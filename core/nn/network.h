@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -24,13 +25,12 @@ class NotANumber : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Scalars that are learned beside weights and batch norms. None of them decays but clips; all but kLogitScale are positive, and one update at most halves them.
+// Scalars that are learned beside weights and batch norms. None of them decays but clips; all are positive, and one update at most halves them.
 enum class Scalar : uint8_t {
   kNone,
   kWeightStep,  // of a weight's quantiser. Its gradient follows from that weight's dL/dw_q after the all-reduce: leaf never has a grad
   kStep,        // of an activation's quantiser
   kClip,        // the same, but it decays with SgdOptions::clip_weight_decay
-  kLogitScale,
 };
 
 // One learned tensor. `latent` is what the optimiser owns and the checkpoint stores. `leaf` is what autograd (and the Reducer) put the gradient on: dL/dw_q for
@@ -56,6 +56,18 @@ struct ActivationGroup {
   std::string name;                      // of its first activation, e.g. "layer1.0.relu1"
   std::vector<std::string> batch_norms;  // those that feed the group's activations: "layer1.0.bn1"
   std::vector<std::string> restored_by;  // parameters that read the group with no batch norm behind: "fc.weight"
+};
+
+// Inputs of the activations of a group, and those of them at which the gradient passes: of a clip, those in [0, 1]; of a ReLU, those above 0.
+struct ClipCount {
+  int64_t inputs = 0;
+  int64_t passed = 0;
+};
+
+// How many weights of a layer lie on each level, by code (value = scale * code). Levels without a weight are left out.
+struct WeightLevels {
+  std::string layer;  // "layer1.0.conv1"
+  std::map<int64_t, int64_t> counts;
 };
 
 // Sees the values of an activation of group `group` (index into activation_groups()).
@@ -92,6 +104,17 @@ class Network {
   // For calibration (core/training/calibrate.h). The observer is called in Forward after each activation; null: none.
   virtual const std::vector<ActivationGroup>& activation_groups() const = 0;
   virtual void set_activation_observer(ActivationObserver observer) = 0;
+
+  // Stochastic precision: layers whose weights are quantised at once with the activation that they read, in the order of Forward; by the name of the first.
+  virtual const std::vector<std::string>& units() const = 0;
+  // rounded: by unit; empty: all. From the next QuantizeWeights on, a unit that is not rounded has its weights and its input activation as they were before
+  // rounding (no effect on what has 32 bits anyway).
+  virtual void set_rounded_units(std::vector<bool> rounded) = 0;
+
+  // Telemetry. Each Forward in training with gradients adds to the counts, by group (index into activation_groups(); the caller sizes it); null: none.
+  virtual void set_clip_counts(std::vector<ClipCount>* counts) = 0;
+  // Of the last QuantizeWeights, for weights of at most 8 bits, in the order of parameters().
+  virtual std::vector<WeightLevels> CountWeightLevels() const = 0;
 
   // In the order of Forward. The observer is called in Forward at each of them; null: none.
   virtual const std::vector<HintPoint>& hint_points() const = 0;

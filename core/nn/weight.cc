@@ -17,6 +17,11 @@ Weight::Weight(std::string name, const at::Tensor& initial, std::unique_ptr<Weig
   TORCH_CHECK(!QuantizeWeights({to_quantize()}).has_value(), name_, " is not a number");
 }
 
+void Weight::set_rounded(bool rounded) {
+  if (!rounded && !values_.defined()) values_ = at::empty_like(latent_.detach());
+  rounded_ = rounded;
+}
+
 Parameter Weight::parameter() const {
   return {name_, latent_, leaf_, quantizer_.get(), false};
 }

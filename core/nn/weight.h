@@ -26,13 +26,16 @@ class Weight {
   std::optional<Parameter> step() const;
 
   // To be given to QuantizeWeights (quant/weight_pass.h). Only for quantised weights.
-  WeightToQuantize to_quantize() const { return {quantizer_.get(), latent_, codes_}; }
+  WeightToQuantize to_quantize() const { return {quantizer_.get(), latent_, rounded_ ? codes_ : values_, rounded_}; }
 
-  // What a layer multiplies with: codes (see the last QuantizeWeights), or the leaf itself in full precision.
-  const at::Tensor& operand() const { return quantizer_ ? codes_ : leaf_; }
+  // False: the layer multiplies with what the quantiser would have rounded (stochastic precision). Before QuantizeWeights; only for quantised weights.
+  void set_rounded(bool rounded);
+
+  // What a layer multiplies with: codes or unrounded values (see the last QuantizeWeights), or the leaf itself in full precision.
+  const at::Tensor& operand() const { return !quantizer_ ? leaf_ : rounded_ ? codes_ : values_; }
   const at::Tensor& leaf() const { return leaf_; }
-  double scale() const { return quantizer_ ? quantizer_->scale() : 1; }  // value = scale * operand
-  int64_t greatest_code() const { return quantizer_ ? quantizer_->greatest_code() : 0; }
+  double scale() const { return quantizer_ && rounded_ ? quantizer_->scale() : 1; }  // value = scale * operand
+  int64_t greatest_code() const { return quantizer_ && rounded_ ? quantizer_->greatest_code() : 0; }
   const std::string& name() const { return name_; }
 
  private:
@@ -40,6 +43,8 @@ class Weight {
   at::Tensor latent_;
   at::Tensor leaf_;
   at::Tensor codes_;
+  at::Tensor values_;  // made when first needed
+  bool rounded_ = true;
   std::unique_ptr<WeightQuantizer> quantizer_;
 };
 

@@ -44,6 +44,13 @@ class DorefaWeightQuantizer final : public WeightQuantizer {
     });
   }
 
+  void WriteValues(WeightBlock latent, const WeightSummary& all, void* values) const override {
+    WithType(latent.type, [&](auto t) {
+      using T = decltype(t);
+      DorefaValues(static_cast<const T*>(latent.data), latent.size, MaxTanh(static_cast<T>(all[0])), static_cast<T*>(values));
+    });
+  }
+
   // A DorefaSums
   WeightSummary SummarizeGradient(WeightBlock latent, const WeightSummary&, const void* grad_values) const override {
     return WithType(latent.type, [&](auto t) -> WeightSummary {

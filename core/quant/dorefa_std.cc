@@ -1,5 +1,6 @@
 #include "core/quant/dorefa_std.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -52,6 +53,15 @@ class StdWeightQuantizer final : public WeightQuantizer {
       } else {
         Write(w, latent.size, all, static_cast<T*>(codes));
       }
+    });
+  }
+
+  void WriteValues(WeightBlock latent, const WeightSummary& all, void* values) const override {
+    WithType(latent.type, [&](auto t) {
+      using T = decltype(t);
+      const auto* w = static_cast<const T*>(latent.data);
+      const T r = Factor<T>(all);
+      for (int64_t i = 0; i < latent.size; ++i) static_cast<T*>(values)[i] = std::clamp(w[i] * r, T{-1}, T{1});
     });
   }
 

@@ -1,5 +1,7 @@
 #include "core/quant/quantizer.h"
 
+#include <c10/util/Exception.h>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/quant/dorefa.h"
@@ -28,6 +30,10 @@ absl::StatusOr<QuantizerFamily> FindQuantizer(const std::string& name) {
     absl::StrAppend(&known, known.empty() ? "" : ", ", family.name);
   }
   return absl::InvalidArgumentError(absl::StrCat("unknown quantizer \"", name, "\"; known: ", known));
+}
+
+void WeightQuantizer::WriteValues(WeightBlock, const WeightSummary&, void*) const {
+  TORCH_CHECK(false, "this weight quantiser has no values before rounding");
 }
 
 bool IsLegalWidth(int bits) {

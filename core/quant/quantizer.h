@@ -52,6 +52,10 @@ class WeightQuantizer {
   // codes: `size` integers of latent.type, or kChar or kShort, whichever holds greatest_code().
   virtual void WriteCodes(WeightBlock latent, const WeightSummary& all, void* codes, c10::ScalarType type) const = 0;
 
+  // scale() * code before it was rounded, of latent.type. Its gradient is that of the rounded value: rounding is straight-through. A quantiser that does not
+  // override it throws c10::Error; stochastic precision needs it.
+  virtual void WriteValues(WeightBlock latent, const WeightSummary& all, void* values) const;
+
   // dL/dlatent from dL/dvalue; linear in grad_values, so it may run after gradients were averaged over ranks. All of latent.type. values: the sum of Summarize
   // over the tensor, where gradient_needs_values(); else zeros.
   virtual bool gradient_needs_values() const { return false; }

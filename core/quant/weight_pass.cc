@@ -76,6 +76,7 @@ std::optional<size_t> QuantizeWeights(const std::vector<WeightToQuantize>& weigh
   }
   ForBlocks(blocks, [&](int64_t, const Block& b) {
     const WeightToQuantize& w = weights[b.tensor];
+    if (!w.rounded) return w.quantizer->WriteValues(LatentOf(w.latent, b), all[b.tensor], MutableAt(w.codes, b.begin));
     w.quantizer->WriteCodes(LatentOf(w.latent, b), all[b.tensor], MutableAt(w.codes, b.begin), w.codes.scalar_type());
   });
   return std::nullopt;

@@ -15,7 +15,8 @@ namespace bitstair::core {
 struct WeightToQuantize {
   const WeightQuantizer* quantizer;
   at::Tensor latent;
-  at::Tensor codes;  // of latent's shape; its type, kChar or kShort
+  at::Tensor codes;     // of latent's shape; its type, kChar or kShort
+  bool rounded = true;  // false: `codes`, of latent's type, takes the values before rounding (WriteValues)
 };
 
 // latent -> codes. If a weight is not a number: the index of the first such tensor, and no codes are written.

@@ -15,12 +15,13 @@ namespace bitstair::core {
 
 // First word of every counter. Numbers are never reused; what the other words mean is listed in docs/formats/random.md.
 enum class Purpose : uint32_t {
-  kInit = 1,         // (layer, element / 4, 0): initial weights
-  kShuffle = 2,      // (epoch, position, retry): order of the training images
-  kCrop = 3,         // (epoch, image, axis): crop offset, axis 0 = rows, 1 = columns
-  kFlip = 4,         // (epoch, image, 0): horizontal flip
-  kGradient = 5,     // (epoch, batch, layer and image): key of the stochastic rounding of an image's gradients
-  kResizedCrop = 7,  // (epoch, image, try or axis): part of a picture that is resized
+  kInit = 1,                 // (layer, element / 4, 0): initial weights
+  kShuffle = 2,              // (epoch, position, retry): order of the training images
+  kCrop = 3,                 // (epoch, image, axis): crop offset, axis 0 = rows, 1 = columns
+  kFlip = 4,                 // (epoch, image, 0): horizontal flip
+  kGradient = 5,             // (epoch, batch, layer and image): key of the stochastic rounding of an image's gradients
+  kResizedCrop = 7,          // (epoch, image, try or axis): part of a picture that is resized
+  kStochasticPrecision = 8,  // (epoch, batch, place): layers that are quantised at a step
 };
 
 // One block of 128 random bits. key: the seed, low word first.

@@ -19,19 +19,8 @@ namespace {
 constexpr const char* kLowName = "low-precision net";
 constexpr const char* kFullName = "full-precision net";
 
-std::string Describe(const NetworkConfig& config) {
-  return absl::StrCat(config.network, " for ", config.image_channels, "x", config.image_height, "x", config.image_width, " images and ", config.classes,
-                      " classes");
-}
-
 absl::Status CheckPair(const NetworkConfig& low, const NetworkConfig& full) {
-  if (Describe(low) != Describe(full)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a guided pair needs two nets of one network: the ", kLowName, " is ", Describe(low), ", the ", kFullName, " ", Describe(full)));
-  }
-  if (low.numerics != full.numerics || low.dtype != full.dtype) {
-    return absl::InvalidArgumentError("a guided pair needs two nets of the same numerics and dtype");
-  }
+  if (absl::Status status = CheckAlike(low, kLowName, full, kFullName, "a guided pair"); !status.ok()) return status;
   if (full.weight_bits != 32 || full.activation_bits != 32) {
     return absl::InvalidArgumentError(
         absl::StrCat("the ", kFullName, " of a guided pair has ", full.weight_bits, "-bit weights and ", full.activation_bits, "-bit activations, not 32"));
@@ -110,7 +99,7 @@ absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_
   // The low-precision net last: autograd goes backward through the net that came last first, while its arrays may still be in the cache.
   if (absl::Status status = Forward(full, images, pixels, batch, &result.full); !status.ok()) return status;
   if (absl::Status status = Forward(low, images, pixels, batch, &result.low); !status.ok()) return status;
-  result.hint = AddHints();
+  result.hint = AddHints(&result.hints);
   if (!std::isfinite(result.hint)) {  // a pooling layer may have passed by what is not a number
     Forget();
     return absl::InternalError(absl::StrCat("batch ", batch.index, ": the hint is ", result.hint, "; ", low.name, ": ", WhereNotFinite(*low.network, pixels),
@@ -131,29 +120,18 @@ absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_
 
 // Features and loss of one net.
 absl::Status GuidedStep::Forward(Member& member, const Features& images, const at::Tensor& pixels, const Batch& batch, StepResult* result) {
-  Network& network = *member.network;
-  at::Tensor logits;
-  std::string wrong;
-  try {
-    const HintCollector collector(network, hint_points_, member.hints);
-    {
-      const StepTimer timer(StepPart::kWeights);
-      network.QuantizeWeights();
-    }
-    network.set_position(batch.position);
-    logits = network.ForwardPrepared(images, /*training=*/true);
-  } catch (const NotANumber& error) {
-    wrong = error.what();
+  absl::StatusOr<NetPass> pass = absl::UnknownError("");
+  {
+    const HintCollector collector(*member.network, hint_points_, member.hints);
+    pass = RunForward(*member.network, member.name, images, pixels, batch);
   }
-  if (wrong.empty()) {
-    member.loss = ClassificationLoss(network, logits, batch.labels, &result->correct);
-    result->loss = member.loss.item<double>();
-    result->images = batch.labels.size(0);
-    if (!std::isfinite(result->loss)) wrong = absl::StrCat("the loss is ", result->loss);
+  if (!pass.ok()) {
+    Forget();
+    return pass.status();
   }
-  if (wrong.empty()) return absl::OkStatus();
-  Forget();
-  return absl::InternalError(absl::StrCat("batch ", batch.index, ", ", member.name, ": ", wrong, "; ", WhereNotFinite(network, pixels)));
+  member.loss = std::move(pass->loss);
+  *result = pass->result;
+  return absl::OkStatus();
 }
 
 // Frees the graphs of a step that ends here.
@@ -165,7 +143,7 @@ void GuidedStep::Forget() {
 }
 
 // Adds lambda R to both losses and returns R.
-double GuidedStep::AddHints() {
+double GuidedStep::AddHints(std::vector<double>* terms) {
   auto& [low, full] = members_;
   const HintOptions options{
       .bits = low.network->config().activation_bits, .weight = options_.lambda, .clipped = Clips(low.network->config()) && Clips(full.network->config())};
@@ -173,6 +151,7 @@ double GuidedStep::AddHints() {
   for (size_t i = 0; i < hint_points_.size(); ++i) {
     const HintTerm term = HintLoss(low.hints[i], full.hints[i], options);
     distance += term.distance;
+    terms->push_back(term.distance);
     if (term.low.defined()) low.loss = low.loss + term.low;
     if (term.full.defined()) full.loss = full.loss + term.full;
   }

@@ -15,18 +15,9 @@
 #include "core/data/batch.h"
 #include "core/nn/features.h"
 #include "core/nn/network.h"
-#include "core/training/gradient_sink.h"
-#include "core/training/sgd.h"
-#include "core/training/train_step.h"
+#include "core/training/net_pass.h"
 
 namespace bitstair::core {
-
-// A net of a pair with what trains it. Borrowed.
-struct PairMember {
-  Network* network = nullptr;
-  Sgd* sgd = nullptr;
-  GradientSink* gradients = nullptr;
-};
 
 struct GuidedOptions {
   double lambda = 1;                     // weight of R, an element mean: at least 0
@@ -34,8 +25,9 @@ struct GuidedOptions {
 };
 
 struct GuidedStepResult {
-  StepResult low, full;  // loss: cross-entropy, without the hint
-  double hint = 0;       // R, without lambda
+  StepResult low, full;       // loss: cross-entropy, without the hint
+  double hint = 0;            // R, without lambda
+  std::vector<double> hints;  // its terms, by chosen hint point in the order of Forward
 };
 
 // Names or indices: the chosen hint points in the order of Forward. INVALID_ARGUMENT, listing what there is, for an unknown name, one named twice, or a network
@@ -62,7 +54,7 @@ class GuidedStep {
 
   GuidedStep(PairMember low, PairMember full, GuidedOptions options, std::vector<size_t> hint_points);
   absl::Status Forward(Member& member, const Features& images, const at::Tensor& pixels, const Batch& batch, StepResult* result);
-  double AddHints();
+  double AddHints(std::vector<double>* terms);
   void Forget();
 
   std::array<Member, 2> members_;  // low, full

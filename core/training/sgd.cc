@@ -9,7 +9,7 @@ namespace bitstair::core {
 namespace {
 
 bool StaysPositive(const Parameter& p) {
-  return p.scalar != Scalar::kNone && p.scalar != Scalar::kLogitScale;
+  return p.scalar != Scalar::kNone;
 }
 
 double DecayOf(const Parameter& p, const SgdOptions& options) {
@@ -28,6 +28,7 @@ Sgd::Sgd(std::vector<Parameter>& parameters, SgdOptions options) : parameters_(p
 
 void Sgd::Step(double learning_rate) {
   const at::NoGradGuard no_grad;
+  if (norms_ != nullptr) norms_->clear();
   std::vector<WeightToUpdate> weights, steps;
   std::vector<std::pair<size_t, double>> positive;  // with what they were
   const auto add = [&](size_t i, at::Tensor gradient, std::vector<WeightToUpdate>& to) {
@@ -39,8 +40,12 @@ void Sgd::Step(double learning_rate) {
   };
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
-    if (p.scalar == Scalar::kWeightStep) continue;
+    if (p.scalar == Scalar::kWeightStep) {  // its gradient is made with its weight's, below
+      if (norms_ != nullptr) norms_->push_back(0);
+      continue;
+    }
     TORCH_CHECK(p.leaf.grad().defined(), p.name, " has no gradient");
+    if (norms_ != nullptr) norms_->push_back(p.leaf.grad().norm(2, at::kDouble).item<double>());
     add(i, p.leaf.grad().contiguous(), weights);
     p.leaf.mutable_grad().reset();
     const at::Tensor step = p.quantizer != nullptr ? p.quantizer->learned().value : at::Tensor();

@@ -30,6 +30,10 @@ class Sgd {
   // another.
   void Step(double learning_rate);
 
+  // Telemetry: each Step writes the norm of every leaf's gradient here, as it comes (averaged over the ranks; no weight decay), in the order of the parameters;
+  // 0 for a weight's step, which has no leaf gradient. Null: nowhere.
+  void set_gradient_norms(std::vector<double>* norms) { norms_ = norms; }
+
   // Same order, shapes and dtype as the parameters' latent tensors. For checkpoints.
   std::vector<at::Tensor>& momentum() { return momentum_; }
 
@@ -38,6 +42,7 @@ class Sgd {
   SgdOptions options_;
   std::vector<at::Tensor> momentum_;
   std::map<const void*, size_t> steps_;  // data of a weight's step -> its index
+  std::vector<double>* norms_ = nullptr;
 };
 
 }  // namespace bitstair::core

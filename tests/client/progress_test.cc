@@ -52,6 +52,16 @@ TEST(StageLineTest, AGuidedPairShowsBothAccuracies) {
   EXPECT_THAT(ResultTable(job), AllOf(HasSubstr("top-1  teacher  drop"), HasSubstr("90.25 %  91.75 %")));
 }
 
+TEST(ResultTableTest, FurtherStudentsOfADistillationHaveLinesOfTheirOwn) {
+  v1::Job job = DemoJob();
+  v1::Stage& stage = *job.mutable_stages(1);
+  stage.mutable_spec()->mutable_distillation();
+  v1::StudentResult& student = *stage.mutable_epochs(0)->add_students();
+  student.set_name("W2A32");
+  student.set_test_top1(85.5);
+  EXPECT_THAT(ResultTable(job), AllOf(HasSubstr("teacher"), HasSubstr("  W2A32"), HasSubstr("85.50 %           6.00")));
+}
+
 TEST(StageLineTest, NamesThePhaseWhereThereIsNoTraining) {
   v1::Stage stage = DemoJob().stages(1);
   stage.mutable_progress()->set_phase("evaluate");

@@ -1,6 +1,8 @@
 // The API through the real gRPC server: creating, listing, watching, cancelling, logs, artifacts.
 #include "server/coordinator.h"
 
+#include <limits>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -367,12 +369,72 @@ TEST_F(CoordinatorTest, MetricsListHasEveryEpoch) {
   EXPECT_EQ(server_.WaitForState(job.name(), v1::JOB_STATE_SUCCEEDED).stages(0).epochs_size(), 1000);
   v1::ListMetricsRequest request;
   request.set_parent(job.name());
+  request.set_page_size(1000);
+  std::vector<int> listed;
+  int pages = 0;
+  do {
+    v1::ListMetricsResponse response;
+    grpc::ClientContext context;
+    ASSERT_TRUE(server_.jobs->ListMetrics(&context, request, &response).ok());
+    ASSERT_EQ(response.stages_size(), 1);
+    for (const auto& epoch : response.stages(0).epochs()) listed.push_back(epoch.epoch());
+    ++pages;
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(pages, 2);
+  ASSERT_EQ(listed.size(), static_cast<size_t>(epochs));
+  for (int i = 0; i < epochs; ++i) ASSERT_EQ(listed[i], i + 1);
+
+  request.set_page_token("x");
   v1::ListMetricsResponse response;
   grpc::ClientContext context;
-  ASSERT_TRUE(server_.jobs->ListMetrics(&context, request, &response).ok());
-  ASSERT_EQ(response.stages_size(), 1);
-  ASSERT_EQ(response.stages(0).epochs_size(), epochs);
-  for (int i = 0; i < epochs; ++i) ASSERT_EQ(response.stages(0).epochs(i).epoch(), i + 1);
+  EXPECT_EQ(server_.jobs->ListMetrics(&context, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+// What jobs show is without telemetry, pages of it fit a message, and telemetry that makes no sense costs nobody an epoch.
+TEST_F(CoordinatorTest, TelemetryOfLayersIsListedInPagesThatFitAMessage) {
+  ScriptedWorker worker(server_.fleet.get(), {});
+  const int epochs = 8;
+  const v1::Job job = CreateOk(OneStageSpec(1, epochs));
+  const v1::AssignAttempt assign = worker.ExpectAssign();
+  worker.Running(assign);
+  for (int epoch = 1; epoch <= epochs; ++epoch) {
+    v1::WorkerMessage message;
+    *message.mutable_epoch_done()->mutable_attempt() = assign.attempt();
+    v1::EpochResult& result = *message.mutable_epoch_done()->mutable_result();
+    result.set_epoch(epoch);
+    v1::LayerTelemetry& layer = *result.add_layers();
+    layer.set_name("conv1");
+    layer.set_gradient_norm(epoch == 7 ? std::numeric_limits<double>::infinity() : epoch);
+    for (int level = 0; level < (epoch == 8 ? 60000 : 30000); ++level) {
+      layer.add_levels(level);
+      layer.add_level_shares(0.5f);
+    }
+    worker.Send(message);
+  }
+  const std::string sha256 = server_.Upload("x");
+  worker.Checkpoint(assign.attempt(), sha256, epochs, true);
+  worker.Expect(v1::CoordinatorMessage::kCheckpointCommitted);
+  worker.Exit(assign.attempt(), 0, v1::EXIT_CAUSE_FINISHED);
+  const v1::Job done = server_.WaitForState(job.name(), v1::JOB_STATE_SUCCEEDED);
+  ASSERT_EQ(done.stages(0).epochs_size(), epochs);
+  for (const auto& epoch : done.stages(0).epochs()) EXPECT_TRUE(epoch.layers().empty());
+
+  v1::ListMetricsRequest request;
+  request.set_parent(job.name());
+  std::vector<double> norms;
+  int pages = 0;
+  do {
+    v1::ListMetricsResponse response;
+    grpc::ClientContext context;
+    ASSERT_TRUE(server_.jobs->ListMetrics(&context, request, &response).ok());
+    EXPECT_LT(response.ByteSizeLong(), size_t{2} << 20);
+    for (const auto& epoch : response.stages(0).epochs()) norms.push_back(epoch.layers().empty() ? -1 : epoch.layers(0).gradient_norm());
+    ++pages;
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty() && pages < 10);
+  EXPECT_EQ(pages, 2);
+  EXPECT_EQ(norms, (std::vector<double>{1, 2, 3, 4, 5, 6, -1, -1})) << "not a number, too large";
 }
 
 TEST_F(CoordinatorTest, WorkersAndDatasetsAreListed) {

@@ -43,6 +43,8 @@ TEST(JobSpecTest, WritesEveryDefaultOut) {
   EXPECT_EQ(spec->data().augmentation(), v1::AUGMENTATION_NONE);
   EXPECT_EQ(spec->data().unreadable_images(), v1::UNREADABLE_IMAGES_ERROR);
   EXPECT_FALSE(spec->has_guided());
+  EXPECT_FALSE(spec->has_distillation());
+  EXPECT_FALSE(spec->has_stochastic_precision());
 }
 
 TEST(JobSpecTest, ResolvingAgainChangesNothing) {
@@ -59,6 +61,24 @@ TEST(JobSpecTest, ResolvingAgainChangesNothing) {
   EXPECT_EQ(once->guided().teacher_learning_rate_factor(), 0.2);
   EXPECT_EQ(once->guided().teacher(), v1::TEACHER_START_CARRY);
   EXPECT_TRUE(once->guided().hint_points().empty());
+  const auto twice = ResolveJobSpec(*once);
+  ASSERT_TRUE(twice.ok()) << twice.status();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*once, *twice));
+}
+
+TEST(JobSpecTest, MethodsOfTheJournalVersionGetTheirDefaults) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.mutable_distillation()->add_students(2);
+  spec.mutable_stochastic_precision();
+  const auto once = ResolveJobSpec(spec);
+  ASSERT_TRUE(once.ok()) << once.status();
+  EXPECT_EQ(once->stochastic_precision().start_share(), 0.5);
+  EXPECT_EQ(once->stochastic_precision().full_share_at(), 0.8);
+  EXPECT_EQ(once->distillation().temperature(), 1);
+  EXPECT_EQ(once->distillation().student_weight(), 0.5);
+  EXPECT_EQ(once->distillation().teacher_weight(), 0.5);
+  EXPECT_EQ(once->distillation().teacher_learning_rate_factor(), 0.2);
+  EXPECT_EQ(once->distillation().teacher(), v1::TEACHER_START_CARRY);
   const auto twice = ResolveJobSpec(*once);
   ASSERT_TRUE(twice.ok()) << twice.status();
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*once, *twice));
@@ -122,7 +142,27 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"nesterov", "needs a momentum", [](auto* s) { s->set_momentum(0), s->set_nesterov(true); }},
       {"weight_decay", "is -0.1", [](auto* s) { s->set_weight_decay(-0.1); }},
       {"weight_decay", "is nan", [&](auto* s) { s->set_weight_decay(nan); }},
-      {"quantizer", "known: dorefa", [](auto* s) { s->set_quantizer("lsq"); }},
+      {"quantizer", "known: dorefa, lsq, pact", [](auto* s) { s->set_quantizer("lsqq"); }},
+      {"guided", "needs quantizer: dorefa, not pact",
+       [](auto* s) {
+         s->set_quantizer("pact");
+         s->mutable_guided();
+       }},
+      {"layer_widths", "needs quantizer: dorefa, not lsq",
+       [](auto* s) {
+         s->set_quantizer("lsq");
+         (*s->mutable_layer_widths())["conv2"] = "4";
+       }},
+      {"weight_norm", "needs quantizer: dorefa, not lsq",
+       [](auto* s) {
+         s->set_quantizer("lsq");
+         s->set_weight_norm(v1::WEIGHT_NORM_STD);
+       }},
+      {"widths[1]", "is 16; lsq has 2 to 8 bits",
+       [](auto* s) {
+         s->set_quantizer("lsq");
+         s->set_widths(1, 16);
+       }},
       {"shortcut_conv_bits", "must be 8 or 32", [](auto* s) { s->set_shortcut_conv_bits(4); }},
       {"shortcut_conv_bits", "is 0", [](auto* s) { s->set_shortcut_conv_bits(0); }},
       {"shortcut_values", "has no value 7", [](auto* s) { s->set_shortcut_values(static_cast<v1::ShortcutValues>(7)); }},
@@ -145,6 +185,27 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"guided.hint_points[1]", "no hint point of convnet28; known: conv1, conv2, conv3, fc1",
        [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("layer3"); }},
       {"guided.hint_points[1]", "named twice", [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("fc1"); }},
+      {"distillation", "exclude each other", [](auto* s) { s->mutable_guided(), s->mutable_distillation(); }},
+      {"distillation", "widths must begin with 32",
+       [](auto* s) { s->mutable_distillation(), s->mutable_widths()->erase(s->widths().begin()), s->clear_pretrain(); }},
+      {"distillation", "two_stage_activation: clip", [](auto* s) { s->mutable_distillation(), s->set_two_stage_activation(v1::ACTIVATION_FUNCTION_RELU); }},
+      {"distillation.temperature", "is 0", [](auto* s) { s->mutable_distillation()->set_temperature(0); }},
+      {"distillation.student_weight", "is -1", [](auto* s) { s->mutable_distillation()->set_student_weight(-1); }},
+      {"distillation.teacher_weight", "is nan", [&](auto* s) { s->mutable_distillation()->set_teacher_weight(nan); }},
+      {"distillation.teacher_learning_rate_factor", "is 101", [](auto* s) { s->mutable_distillation()->set_teacher_learning_rate_factor(101); }},
+      {"distillation.teacher", "no value 5", [](auto* s) { s->mutable_distillation()->set_teacher(static_cast<v1::TeacherStart>(5)); }},
+      {"distillation.students[1]", "is 32", [](auto* s) { s->mutable_distillation()->add_students(2), s->mutable_distillation()->add_students(32); }},
+      {"distillation.students[1]", "is 2 again", [](auto* s) { s->mutable_distillation()->add_students(2), s->mutable_distillation()->add_students(2); }},
+      {"distillation.students", "more than 8",
+       [](auto* s) {
+         for (int bits = 0; bits < 9; ++bits) s->mutable_distillation()->add_students(bits);
+       }},
+      {"stochastic_precision", "no width is below 32",
+       [](auto* s) { s->mutable_stochastic_precision(), s->mutable_widths()->Truncate(1), s->clear_quantized(); }},
+      {"stochastic_precision", "two_stage_activation: clip",
+       [](auto* s) { s->mutable_stochastic_precision(), s->set_two_stage_activation(v1::ACTIVATION_FUNCTION_RELU); }},
+      {"stochastic_precision.start_share", "is 1.5", [](auto* s) { s->mutable_stochastic_precision()->set_start_share(1.5); }},
+      {"stochastic_precision.full_share_at", "is 0", [](auto* s) { s->mutable_stochastic_precision()->set_full_share_at(0); }},
       {"checkpoint.every_steps", "is -1", [](auto* s) { s->mutable_checkpoint()->set_every_steps(-1); }},
       {"max_attempts", "is 101", [](auto* s) { s->set_max_attempts(101); }},
       {"environment[\"LD_PRELOAD\"]", "is not allowed", [](auto* s) { (*s->mutable_environment())["LD_PRELOAD"] = "x"; }},
@@ -201,18 +262,21 @@ TEST(JobSpecTest, InitialWeights) {
     const auto faults = GetFieldViolations(ResolveJobSpec(wrong).status());
     return faults.size() == 1 ? faults[0].field + " " + faults[0].description : absl::StrCat(faults.size(), " faults");
   };
+  spec.mutable_pretrain()->set_epochs(1);
+  resolved = ResolveJobSpec(spec);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_FALSE(resolved->has_pretrain()) << "idle: one recipe serves with and without weights";
+
   v1::JobSpec wrong = spec;
-  wrong.mutable_pretrain()->set_epochs(1);
-  EXPECT_EQ(fault(wrong), "pretrain is given, but initial_weights take its place");
-  wrong = spec;
   wrong.mutable_initial_weights()->clear_path();
   EXPECT_EQ(fault(wrong), "initial_weights.path is required");
   wrong.mutable_initial_weights()->set_path("w.safetensors");
   EXPECT_EQ(fault(wrong), "initial_weights.path must be an absolute path on the workers");
-  wrong = testing::OneStageSpec();
-  wrong.clear_pretrain();
-  *wrong.mutable_initial_weights() = spec.initial_weights();
-  EXPECT_EQ(fault(wrong), "initial_weights are given, but no width is below 32");
+  v1::JobSpec full = testing::OneStageSpec();
+  *full.mutable_initial_weights() = spec.initial_weights();
+  resolved = ResolveJobSpec(full);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_TRUE(resolved->has_pretrain()) << "full precision goes on from the weights";
 }
 
 }  // namespace

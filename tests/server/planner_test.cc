@@ -74,6 +74,11 @@ TEST(PlannerTest, InitialWeightsTakeThePlaceOfTheFullPrecisionStage) {
       EXPECT_EQ(stages[i].parent(), i == 0 ? "" : stages[i - 1].name());
     }
   }
+  v1::JobSpec full = testing::OneStageSpec();
+  *full.mutable_initial_weights() = spec.initial_weights();
+  const auto stages = PlanStages(*ResolveJobSpec(full), testing::kDigestA, testing::kDigestB);
+  EXPECT_THAT(Names(stages), ElementsAre("W32A32"));
+  EXPECT_EQ(stages[0].initial_weights_digest(), testing::kDigestB);
   spec.set_pretrain_activation(v1::ACTIVATION_FUNCTION_CLIP);
   EXPECT_EQ(Plan(spec)[0].calibration(), v1::ACTIVATION_CALIBRATION_NONE) << "they clip already";
 }

@@ -134,6 +134,24 @@ TEST(StageKeyTest, GuidedStagesHaveKeysOfTheirOwn) {
   EXPECT_EQ(Keys(one), Keys(two));
 }
 
+TEST(StageKeyTest, DistillationAndStochasticPrecisionAreInTheKeysOfQuantisedStages) {
+  const v1::JobSpec spec = testing::SmallSpec();
+  const auto alone = Keys(spec);
+  std::set<std::string> keys{alone.at("W8A32")};
+  for (const auto& change : std::vector<std::function<void(v1::JobSpec&)>>{
+           [](auto& s) { s.mutable_stochastic_precision(); }, [](auto& s) { s.mutable_stochastic_precision()->set_start_share(0.25); },
+           [](auto& s) { s.mutable_stochastic_precision()->set_full_share_at(1); }, [](auto& s) { s.mutable_distillation(); },
+           [](auto& s) { s.mutable_distillation()->set_temperature(2); }, [](auto& s) { s.mutable_distillation()->set_student_weight(1); },
+           [](auto& s) { s.mutable_distillation()->set_teacher_weight(1); }, [](auto& s) { s.mutable_distillation()->set_teacher(v1::TEACHER_START_RESET); },
+           [](auto& s) { s.mutable_distillation()->set_teacher_learning_rate_factor(1); }, [](auto& s) { s.mutable_distillation()->add_students(2); }}) {
+    v1::JobSpec other = spec;
+    change(other);
+    const auto changed = Keys(other);
+    EXPECT_EQ(changed.at("W32A32"), alone.at("W32A32"));
+    EXPECT_TRUE(keys.insert(changed.at("W8A32")).second);
+  }
+}
+
 TEST(StageKeyTest, WhatCannotChangeABitIsNotInTheKey) {
   const auto before = Keys(testing::SmallSpec());
   v1::JobSpec spec = testing::SmallSpec();

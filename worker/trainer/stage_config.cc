@@ -31,11 +31,22 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   if (spec.data().train_limit() < 0 || spec.data().test_limit() < 0 || spec.data().held_back() < 0) return wrong("spec.data limits below zero");
   if (spec.checkpoint().every_steps() < 0) return wrong("spec.checkpoint.every_steps ", spec.checkpoint().every_steps());
   if (!v1::Numerics_IsValid(spec.numerics())) return wrong("spec.numerics ", static_cast<int>(spec.numerics()));
-  if (spec.has_guided()) {
-    const double factor = spec.guided().teacher_learning_rate_factor();
-    if (!(factor >= 0 && std::isfinite(factor))) return wrong("spec.guided.teacher_learning_rate_factor ", factor);
-    if (spec.parent().empty() && !spec.has_initial_weights()) return wrong("a guided stage needs a parent for its full-precision net");
-    if (spec.activation() != v1::ACTIVATION_FUNCTION_CLIP) return wrong("a guided stage needs activations that clip");
+  if (HasTeacher(spec)) {
+    const char* kind = spec.has_guided() ? "guided" : "distilling";
+    const double factor = TeacherLearningRateFactorOf(spec);
+    if (spec.has_guided() && spec.has_distillation()) return wrong("spec has both guided and distillation");
+    if (!(factor >= 0 && std::isfinite(factor)))
+      return wrong(spec.has_guided() ? "spec.guided" : "spec.distillation", ".teacher_learning_rate_factor ", factor);
+    if (spec.parent().empty() && !spec.has_initial_weights()) return wrong("a ", kind, " stage needs a parent for its full-precision net");
+    if (spec.activation() != v1::ACTIVATION_FUNCTION_CLIP) return wrong("a ", kind, " stage needs activations that clip");
+    for (const int bits : spec.distillation().students()) {
+      if (!IsWidth(bits) || bits == 32) return wrong("spec.distillation.students has width ", bits);
+    }
+  }
+  if (spec.has_stochastic_precision()) {
+    const double start_share = spec.stochastic_precision().start_share(), full_share_at = spec.stochastic_precision().full_share_at();
+    if (!(start_share >= 0 && start_share <= 1)) return wrong("spec.stochastic_precision.start_share ", start_share);
+    if (!(full_share_at > 0 && full_share_at <= 1)) return wrong("spec.stochastic_precision.full_share_at ", full_share_at);
   }
   if (start.checkpoint_dir().empty()) return wrong("checkpoint_dir is empty");
   if (!spec.parent().empty() && start.parent_path().empty() && start.resume_path().empty())
@@ -82,6 +93,34 @@ core::NetworkConfig TeacherConfigOf(const v1::StageSpec& spec, const core::Sampl
   core::NetworkConfig config = ParentReluConfigOf(spec, data);
   config.activation = core::ActivationFunction::kClip;
   return config;
+}
+
+core::NetworkConfig StudentConfigOf(const v1::StageSpec& spec, int further, const core::SampleSource& data) {
+  core::NetworkConfig config = NetworkConfigOf(spec, data);
+  config.weight_bits = spec.distillation().students(further);
+  if (config.activation_bits != 32) config.activation_bits = config.weight_bits;
+  return config;
+}
+
+bool HasTeacher(const v1::StageSpec& spec) {
+  return spec.has_guided() || spec.has_distillation();
+}
+
+v1::TeacherStart TeacherStartOf(const v1::StageSpec& spec) {
+  return spec.has_guided() ? spec.guided().teacher() : spec.distillation().teacher();
+}
+
+double TeacherLearningRateFactorOf(const v1::StageSpec& spec) {
+  return spec.has_guided() ? spec.guided().teacher_learning_rate_factor() : spec.distillation().teacher_learning_rate_factor();
+}
+
+core::DistillationOptions DistillationOptionsOf(const v1::StageSpec& spec) {
+  const v1::DistillationSpec& options = spec.distillation();
+  return {.temperature = options.temperature(), .student_weight = options.student_weight(), .teacher_weight = options.teacher_weight()};
+}
+
+core::StochasticPrecisionOptions StochasticPrecisionOptionsOf(const v1::StageSpec& spec) {
+  return {.start_share = spec.stochastic_precision().start_share(), .full_share_at = spec.stochastic_precision().full_share_at()};
 }
 
 core::GuidedOptions GuidedOptionsOf(const v1::StageSpec& spec) {

@@ -9,8 +9,10 @@
 #include "core/data/sample_source.h"
 #include "core/nn/network_config.h"
 #include "core/training/guided_step.h"
+#include "core/training/mutual_step.h"
 #include "core/training/schedule.h"
 #include "core/training/sgd.h"
+#include "core/training/stochastic_precision.h"
 
 namespace bitstair::trainer {
 
@@ -23,9 +25,19 @@ core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::Sampl
 // The same weights as the parent trained them: full precision, ReLU. For calibration.
 core::NetworkConfig ParentReluConfigOf(const v1::StageSpec& spec, const core::SampleSource& data);
 
-// The full-precision net that guides this stage: it clips, as the calibration leaves it.
+// The full-precision net beside this stage's own: it clips, as the calibration leaves it.
 core::NetworkConfig TeacherConfigOf(const v1::StageSpec& spec, const core::SampleSource& data);
 
+// A further student of this stage's distillation: the same with the student's widths. further: from 0.
+core::NetworkConfig StudentConfigOf(const v1::StageSpec& spec, int further, const core::SampleSource& data);
+
+// A full-precision net is trained beside the stage's own: guided or distilling. Its settings.
+bool HasTeacher(const v1::StageSpec& spec);
+v1::TeacherStart TeacherStartOf(const v1::StageSpec& spec);
+double TeacherLearningRateFactorOf(const v1::StageSpec& spec);
+
+core::DistillationOptions DistillationOptionsOf(const v1::StageSpec& spec);
+core::StochasticPrecisionOptions StochasticPrecisionOptionsOf(const v1::StageSpec& spec);
 core::GuidedOptions GuidedOptionsOf(const v1::StageSpec& spec);
 core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec);
 core::LearningRateSchedule ScheduleOf(const v1::StageSpec& spec);

@@ -145,13 +145,15 @@ absl::Status Trainer::Load() {
 
 absl::Status Trainer::LoadNets() {
   std::vector<std::pair<std::string, core::NetworkConfig>> configs{{"", NetworkConfigOf(spec(), *train_)}};
-  if (spec().has_guided()) configs.emplace_back(kFullPrefix, TeacherConfigOf(spec(), *train_));
+  if (HasTeacher(spec())) configs.emplace_back(kFullPrefix, TeacherConfigOf(spec(), *train_));
+  for (int i = 0; i < spec().distillation().students_size(); ++i) configs.emplace_back(StudentPrefix(i), StudentConfigOf(spec(), i, *train_));
   for (const auto& [prefix, config] : configs) {
     absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(config);
     if (!network.ok()) return network.status();
     auto sgd = std::make_unique<core::Sgd>((*network)->parameters(), SgdOptionsOf(spec()));
     nets_.push_back({prefix, *std::move(network), std::move(sgd), nullptr, nullptr});
   }
+  position_.students.resize(spec().distillation().students_size());
   // What a recipe may have wrong is found before the data is worked on.
   return spec().has_guided() ? core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points).status() : absl::OkStatus();
 }
@@ -194,13 +196,19 @@ absl::Status Trainer::LoadState() {
   absl::Status status;
   if (!start_.resume_path().empty()) {
     status = Resume(*checkpoint, start_, StageNets(), &position_);
+    if (status.ok() && position_.students.size() != static_cast<size_t>(spec().distillation().students_size())) {
+      status = absl::InvalidArgumentError(absl::StrCat("the checkpoint has ", position_.students.size(), " further students"));
+    }
     if (status.ok() && position_.step > steps_per_epoch_) status = absl::InvalidArgumentError(absl::StrCat("step ", position_.step, " of ", steps_per_epoch_));
   } else {
     if (spec().calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) report_.Phase("calibrate", kLoadDeadline);
     status = StartFromParent(*checkpoint, spec(), *train_, *nets_[0].network, *nets_[0].sgd);
-    if (status.ok() && spec().has_guided()) status = StartTeacher(*checkpoint, spec(), *train_, *nets_[1].network, *nets_[1].sgd);
+    if (status.ok() && HasTeacher(spec())) status = StartTeacher(*checkpoint, spec(), *train_, *nets_[1].network, *nets_[1].sgd);
+    for (size_t i = 2; status.ok() && i < nets_.size(); ++i) {
+      status = StartStudent(*checkpoint, spec(), *train_, static_cast<int>(i) - 2, *nets_[i].network, *nets_[i].sgd);
+    }
   }
-  if (status.ok() && spec().guided().teacher() == v1::TEACHER_START_RESET) {
+  if (status.ok() && HasTeacher(spec()) && TeacherStartOf(spec()) == v1::TEACHER_START_RESET) {
     teacher_start_ = TeacherStart(*checkpoint);
     if (teacher_start_.empty()) teacher_start_ = core::NetworkToTensors(*nets_[1].network);  // the chain's first pair
   }
@@ -265,7 +273,22 @@ absl::Status Trainer::MakeStep() {
     }
     net.gradients = MakeGradientAllreduce(net.network->parameters(), net.group != nullptr ? *net.group : *group_);
   }
+  std::vector<std::string> hint_points;
+  if (spec().has_guided()) {
+    const absl::StatusOr<std::vector<size_t>> chosen = core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points);
+    if (!chosen.ok()) return chosen.status();
+    for (const size_t point : *chosen) hint_points.push_back(nets_[0].network->hint_points()[point].name);
+  }
+  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points));
   const auto member = [](const Net& net) { return core::PairMember{net.network.get(), net.sgd.get(), net.gradients.get()}; };
+  if (spec().has_distillation()) {
+    std::vector<core::PairMember> students{member(nets_[0])};
+    for (size_t i = 2; i < nets_.size(); ++i) students.push_back(member(nets_[i]));
+    absl::StatusOr<std::unique_ptr<core::MutualStep>> step = core::MutualStep::Create(std::move(students), member(nets_[1]), DistillationOptionsOf(spec()));
+    if (!step.ok()) return step.status();
+    mutual_step_ = *std::move(step);
+    return absl::OkStatus();
+  }
   if (!spec().has_guided()) {
     step_ = std::make_unique<core::TrainStep>(nets_[0].network.get(), nets_[0].sgd.get(), nets_[0].gradients.get());
     return absl::OkStatus();
@@ -307,11 +330,39 @@ absl::Status Trainer::TrainEpoch() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<core::GuidedStepResult> Trainer::RunStep(const core::Batch& batch) {
-  if (guided_step_ != nullptr) return guided_step_->Run(batch, learning_rate_, learning_rate_ * spec().guided().teacher_learning_rate_factor());
+absl::StatusOr<Trainer::StepOutcome> Trainer::RunStep(const core::Batch& batch) {
+  if (spec().has_stochastic_precision()) ChooseLayers(batch);
+  const bool last = position_.step + 1 == steps_per_epoch_;
+  if (last) telemetry_->BeginStep();
+  absl::StatusOr<StepOutcome> outcome = RunNets(batch);
+  if (last) telemetry_->EndStep(outcome.ok() ? outcome->hints : std::vector<double>());
+  return outcome;
+}
+
+void Trainer::ChooseLayers(const core::Batch& batch) {
+  const double share = core::QuantizedShareAt(StochasticPrecisionOptionsOf(spec()), StepOfStage(), spec().epochs() * steps_per_epoch_);
+  for (Net& net : nets_) {
+    net.network->set_rounded_units(core::ChooseRoundedUnits(spec().seed(), batch.position.epoch, batch.position.batch, net.network->units().size(), share));
+  }
+}
+
+absl::StatusOr<Trainer::StepOutcome> Trainer::RunNets(const core::Batch& batch) {
+  const double teacher_rate = HasTeacher(spec()) ? learning_rate_ * TeacherLearningRateFactorOf(spec()) : 0;
+  if (mutual_step_ != nullptr) {
+    const absl::StatusOr<core::MutualStepResult> result = mutual_step_->Run(batch, learning_rate_, teacher_rate);
+    if (!result.ok()) return result.status();
+    StepOutcome outcome{{result->students[0], result->teacher}, result->divergence, {}};
+    outcome.nets.insert(outcome.nets.end(), result->students.begin() + 1, result->students.end());
+    return outcome;
+  }
+  if (guided_step_ != nullptr) {
+    const absl::StatusOr<core::GuidedStepResult> result = guided_step_->Run(batch, learning_rate_, teacher_rate);
+    if (!result.ok()) return result.status();
+    return StepOutcome{{result->low, result->full}, result->hint, result->hints};
+  }
   const absl::StatusOr<core::StepResult> alone = step_->Run(batch, learning_rate_);
   if (!alone.ok()) return alone.status();
-  return core::GuidedStepResult{.low = *alone};
+  return StepOutcome{{*alone}, 0, {}};
 }
 
 absl::Status Trainer::TakeStep() {
@@ -321,34 +372,45 @@ absl::Status Trainer::TakeStep() {
   if (!has_batch && loader_->status().ok()) return absl::InternalError(absl::StrCat(Where(), ": the loader has no batch"));
   LogSkipped(batch.skipped);
   learning_rate_ = core::LearningRateAt(ScheduleOf(spec()), spec().schedule_offset() + position_.epoch, position_.step, steps_per_epoch_);
-  const absl::StatusOr<core::GuidedStepResult> result = has_batch ? RunStep(batch) : loader_->status();
+  const absl::StatusOr<StepOutcome> result = has_batch ? RunStep(batch) : loader_->status();
   for (Net& net : nets_) {
     if (!result.ok()) net.gradients->Abstain();
   }
 
   // One small exchange per step: sums for the report, whether a rank was asked to stop, whether a rank failed. All ranks draw the same conclusions.
   const double images = static_cast<double>(spec().batch_size()) / start_.world_size();
-  const core::GuidedStepResult done = result.ok() ? *result : core::GuidedStepResult();
-  const std::vector<std::vector<double>> all =
-      Exchange(*group_, {done.low.loss * images, static_cast<double>(done.low.correct), channel_.stop_requested() ? 1.0 : 0.0,
-                         result.ok() ? kFine
-                         : has_batch ? kFailed
-                                     : kBadData,
-                         done.full.loss * images, static_cast<double>(done.full.correct), done.hint * images});
-  if (Sum(all, 3) > 0) return FailTogether(result.status(), Column(all, 3));
-  position_.loss_sum += Sum(all, 0);
-  position_.correct += static_cast<int64_t>(Sum(all, 1));
-  position_.full_loss_sum += Sum(all, 4);
-  position_.full_correct += static_cast<int64_t>(Sum(all, 5));
-  position_.hint_sum += Sum(all, 6);
+  const StepOutcome done = result.ok() ? *result : StepOutcome{std::vector<core::StepResult>(nets_.size()), 0, {}};
+  std::vector<double> told{channel_.stop_requested() ? 1.0 : 0.0, result.ok() ? kFine : has_batch ? kFailed : kBadData, done.distance * images};
+  const size_t first = told.size();
+  for (const core::StepResult& net : done.nets) told.insert(told.end(), {net.loss * images, static_cast<double>(net.correct)});
+  const std::vector<std::vector<double>> all = Exchange(*group_, told);
+  if (Sum(all, 1) > 0) return FailTogether(result.status(), Column(all, 1));
+  const auto add = [&](size_t net, double* loss, int64_t* correct) {
+    *loss += Sum(all, first + 2 * net);
+    *correct += static_cast<int64_t>(Sum(all, first + 2 * net + 1));
+  };
+  add(0, &position_.loss_sum, &position_.correct);
+  if (nets_.size() > 1) add(1, &position_.full_loss_sum, &position_.full_correct);
+  for (size_t i = 2; i < nets_.size(); ++i) add(i, &position_.students[i - 2].loss, &position_.students[i - 2].correct);
+  position_.hint_sum += Sum(all, 2);
   ++position_.step;
-  stop_agreed_ = Sum(all, 2) > 0;
+  stop_agreed_ = Sum(all, 0) > 0;
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::AverageStatistics() {
+  for (const Net& net : nets_) {
+    SetStatistics(MeanStatistics(group_->AllGather(FlattenStatistics(*net.network))), *net.network);
+    if (!spec().has_stochastic_precision() || net.prefix == kFullPrefix) continue;
+    net.network->set_rounded_units({});
+    if (absl::Status status = ReestimateStatistics(*train_, *net.network); !status.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Trainer::EndEpoch() {
   report_.Evaluating();
-  for (const Net& net : nets_) SetStatistics(MeanStatistics(group_->AllGather(FlattenStatistics(*net.network))), *net.network);
+  if (absl::Status status = AverageStatistics(); !status.ok()) return status;
 
   const auto begin = ProgressReport::Clock::now();
   std::vector<TestResult> tests;
@@ -374,24 +436,21 @@ absl::Status Trainer::EndEpoch() {
   // Both nets read the same test images.
   result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {static_cast<double>(skipped_)}), 0)));
   if (result.skipped_images() > 0 && is_rank0()) spdlog::warn("{}: {} images could not be read", Where(), result.skipped_images());
-  std::string teacher;
-  if (spec().has_guided()) {
-    *result.mutable_teacher() = TeacherSoFar();
-    result.mutable_teacher()->set_test_loss(tests[1].loss);
-    result.mutable_teacher()->set_test_top1(tests[1].top1);
-    result.mutable_teacher()->set_test_top5(tests[1].top5);
-    teacher = absl::StrFormat(", full-precision net %.2f %%, hint %.5f", tests[1].top1, result.teacher().hint());
-  }
+  std::vector<double> sums = telemetry_->TakeSums();
+  const std::vector<std::vector<double>> of_ranks = Exchange(*group_, sums);
+  for (size_t i = 0; i < sums.size(); ++i) sums[i] = Sum(of_ranks, i);
+  telemetry_->Add(sums, start_.world_size(), &result);
+  const std::string others = AddOtherNets(tests, &result);
   spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %{}, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
-               spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), teacher,
-               result.images_per_second(), bytes_sent(), ParametersDigest(StageNets()));
+               spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), others, result.images_per_second(),
+               bytes_sent(), ParametersDigest(StageNets()));
   if (is_rank0()) {
     SendProgress(/*now=*/true);
     v1::FromTrainer message;
     *message.mutable_epoch() = result;
     channel_.Send(message);
   }
-  position_ = {.epoch = position_.epoch + 1};
+  position_ = {.epoch = position_.epoch + 1, .students = std::vector<core::Checkpoint::NetSums>(position_.students.size())};
   skipped_ = 0;
   return absl::OkStatus();
 }
@@ -418,8 +477,33 @@ v1::TeacherResult Trainer::TeacherSoFar() const {
   v1::TeacherResult teacher;
   teacher.set_train_loss(position_.full_loss_sum / images);
   teacher.set_train_top1(100 * static_cast<double>(position_.full_correct) / images);
-  teacher.set_hint(position_.hint_sum / images);
+  if (spec().has_guided()) teacher.set_hint(position_.hint_sum / images);
+  if (spec().has_distillation()) teacher.set_divergence(position_.hint_sum / images);
   return teacher;
+}
+
+std::string Trainer::AddOtherNets(const std::vector<TestResult>& tests, v1::EpochResult* result) const {
+  if (!HasTeacher(spec())) return "";
+  v1::TeacherResult* teacher = result->mutable_teacher();
+  *teacher = TeacherSoFar();
+  teacher->set_test_loss(tests[1].loss);
+  teacher->set_test_top1(tests[1].top1);
+  teacher->set_test_top5(tests[1].top5);
+  std::string text = absl::StrFormat(", full-precision net %.2f %%, ", tests[1].top1);
+  absl::StrAppend(&text, spec().has_guided() ? absl::StrFormat("hint %.5f", teacher->hint()) : absl::StrFormat("divergence %.5f", teacher->divergence()));
+  const double images = static_cast<double>(position_.step) * spec().batch_size();
+  for (size_t i = 2; i < nets_.size(); ++i) {
+    const core::NetworkConfig& config = nets_[i].network->config();
+    v1::StudentResult* student = result->add_students();
+    student->set_name(absl::StrCat("W", config.weight_bits, "A", config.activation_bits));
+    student->set_train_loss(position_.students[i - 2].loss / images);
+    student->set_train_top1(100 * static_cast<double>(position_.students[i - 2].correct) / images);
+    student->set_test_loss(tests[i].loss);
+    student->set_test_top1(tests[i].top1);
+    student->set_test_top5(tests[i].top5);
+    absl::StrAppend(&text, absl::StrFormat(", %s %.2f %%", student->name(), student->test_top1()));
+  }
+  return text;
 }
 
 int64_t Trainer::bytes_sent() const {
@@ -467,8 +551,8 @@ absl::Status Trainer::Leave() {
 void Trainer::SendProgress(bool now) {
   const double images = static_cast<double>(position_.step) * spec().batch_size();
   if (images <= 0) return;
-  const v1::TeacherResult teacher = spec().has_guided() ? TeacherSoFar() : v1::TeacherResult();
-  report_.Progress(position_.loss_sum / images, 100 * static_cast<double>(position_.correct) / images, spec().has_guided() ? &teacher : nullptr, bytes_sent(),
+  const v1::TeacherResult teacher = HasTeacher(spec()) ? TeacherSoFar() : v1::TeacherResult();
+  report_.Progress(position_.loss_sum / images, 100 * static_cast<double>(position_.correct) / images, HasTeacher(spec()) ? &teacher : nullptr, bytes_sent(),
                    now);
 }
 

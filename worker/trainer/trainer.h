@@ -13,9 +13,11 @@
 #include "core/data/sample_source.h"
 #include "core/nn/network.h"
 #include "core/training/guided_step.h"
+#include "core/training/mutual_step.h"
 #include "core/training/sgd.h"
 #include "core/training/train_step.h"
 #include "worker/trainer/gradient_allreduce.h"
+#include "worker/trainer/layer_telemetry.h"
 #include "worker/trainer/process_group.h"
 #include "worker/trainer/progress_report.h"
 #include "worker/trainer/rendezvous.h"
@@ -52,7 +54,16 @@ class Trainer {
   absl::Status LoadState();
   absl::Status MakeStep();
   absl::Status TakeStep();
-  absl::StatusOr<core::GuidedStepResult> RunStep(const core::Batch& batch);
+  struct StepOutcome {
+    std::vector<core::StepResult> nets;  // as nets_
+    double distance = 0;                 // of the stage's own net from the full-precision one: the hint, or the divergence
+    std::vector<double> hints;           // by hint point
+  };
+  absl::StatusOr<StepOutcome> RunStep(const core::Batch& batch);
+  absl::StatusOr<StepOutcome> RunNets(const core::Batch& batch);
+  // Which layers are quantised in this step.
+  void ChooseLayers(const core::Batch& batch);
+  absl::Status AverageStatistics();  // of all nets, at an epoch's end
   // Of one net, over all ranks.
   struct TestResult {
     double loss, top1, top5;
@@ -60,6 +71,8 @@ class Trainer {
   };
   absl::StatusOr<TestResult> Evaluate(core::Network& network);
   v1::TeacherResult TeacherSoFar() const;
+  // Adds what the nets beside the stage's own have done. Returns it in words.
+  std::string AddOtherNets(const std::vector<TestResult>& tests, v1::EpochResult* result) const;
   int64_t bytes_sent() const;
   absl::Status SaveCheckpoint(bool averaged, bool final);
   absl::Status StopHere();
@@ -91,10 +104,12 @@ class Trainer {
     std::unique_ptr<ProcessGroup> group;  // null: group_
     std::unique_ptr<GradientAllreduce> gradients;
   };
-  std::vector<Net> nets_;  // the stage's own; in a guided pair the full-precision one, too
+  std::vector<Net> nets_;  // the stage's own; the full-precision one of a guided pair or a distillation; its further students
   std::vector<StageNet> StageNets() const;
-  std::unique_ptr<core::TrainStep> step_;  // one of the two
+  std::unique_ptr<core::TrainStep> step_;  // one of the three
   std::unique_ptr<core::GuidedStep> guided_step_;
+  std::unique_ptr<core::MutualStep> mutual_step_;
+  std::unique_ptr<LayerTelemetry> telemetry_;
   NamedTensors teacher_start_;  // TEACHER_START_RESET alone
 
   Position position_;

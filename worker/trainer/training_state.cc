@@ -5,6 +5,7 @@
 #include <ATen/Version.h>
 #include <torch/headeronly/version.h>
 
+#include <cmath>
 #include <map>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "core/digest/sha256.h"
 #include "core/kernels/convolution.h"
 #include "core/nn/network_state.h"
+#include "core/quant/quantizer.h"
 #include "core/training/calibrate.h"
 #include "worker/trainer/stage_config.h"
 
@@ -43,8 +45,10 @@ NamedTensors NetworkTensors(const core::Checkpoint& checkpoint, const std::strin
   return tensors;
 }
 
-absl::Status CopyMomentum(const core::Checkpoint& checkpoint, const std::string& prefix, core::Network& network, core::Sgd& sgd) {
+// all: that of learned scalars too, else theirs stays 0.
+absl::Status CopyMomentum(const core::Checkpoint& checkpoint, const std::string& prefix, core::Network& network, core::Sgd& sgd, bool all) {
   for (size_t i = 0; i < network.parameters().size(); ++i) {
+    if (!all && network.parameters()[i].scalar != core::Scalar::kNone) continue;
     const std::string name = MomentumName(prefix, network.parameters()[i].name);
     const auto found = checkpoint.tensors.find(name);
     at::Tensor& momentum = sgd.momentum()[i];
@@ -53,6 +57,41 @@ absl::Status CopyMomentum(const core::Checkpoint& checkpoint, const std::string&
     }
     momentum.copy_(found->second);
   }
+  return absl::OkStatus();
+}
+
+// What a learned scalar of a stage with parent_bits becomes at `bits`. A clip keeps its range, and so does an activation's step, times its greatest code; a
+// weight's step goes with 1/sqrt(greatest code), as at its start (docs/quantizers.md).
+double ScaleOf(core::Scalar scalar, int parent_bits, int bits) {
+  const auto greatest = [](int width) { return static_cast<double>((int64_t{1} << width) - 1); };
+  if (scalar == core::Scalar::kStep) return greatest(parent_bits) / greatest(bits);
+  if (scalar == core::Scalar::kWeightStep) return std::sqrt(greatest(parent_bits - 1) / greatest(bits - 1));
+  return 1;
+}
+
+// The network's tensors from those of a parent. Learned scalars that the parent lacks start from the weights, and where their activations' ranges are [0, 1].
+absl::Status TakeOver(NamedTensors tensors, const core::Checkpoint& parent, core::Network& network) {
+  for (const core::Parameter& p : network.parameters()) {
+    if (p.scalar == core::Scalar::kNone) continue;
+    const auto found = tensors.find(p.name);
+    if (found == tensors.end()) {
+      tensors.emplace(p.name, p.latent.detach().clone());
+      continue;
+    }
+    const bool weight = p.scalar == core::Scalar::kWeightStep;
+    const double scale =
+        ScaleOf(p.scalar, weight ? parent.weight_bits : parent.activation_bits, weight ? network.config().weight_bits : network.config().activation_bits);
+    found->second = found->second * scale;
+  }
+  if (const absl::Status status = core::NetworkFromTensors(tensors, network); !status.ok()) return status;
+  bool started = false;
+  for (const core::Parameter& p : network.parameters()) {
+    if (p.quantizer == nullptr || !p.quantizer->learned().value.defined()) continue;
+    if (parent.tensors.contains(absl::StrCat(p.name, "_", p.quantizer->learned().name))) continue;
+    p.quantizer->StartLearning(p.latent);
+    started = true;
+  }
+  if (started) network.QuantizeWeights();
   return absl::OkStatus();
 }
 
@@ -96,7 +135,8 @@ core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& p
   checkpoint.world_size = start.world_size();
   checkpoint.epoch_loss_sum = position.loss_sum;
   checkpoint.epoch_correct = position.correct;
-  if (start.spec().has_guided()) checkpoint.pair = {position.full_loss_sum, position.full_correct, position.hint_sum};
+  if (HasTeacher(start.spec())) checkpoint.pair = {position.full_loss_sum, position.full_correct, position.hint_sum};
+  checkpoint.students = position.students;
   return checkpoint;
 }
 
@@ -137,7 +177,7 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
       tensors[buffer.name] = own->second;
     }
     if (const absl::Status status = core::NetworkFromTensors(tensors, *net.network); !status.ok()) return status;
-    if (const absl::Status status = CopyMomentum(checkpoint, net.prefix, *net.network, *net.sgd); !status.ok()) return status;
+    if (const absl::Status status = CopyMomentum(checkpoint, net.prefix, *net.network, *net.sgd, /*all=*/true); !status.ok()) return status;
   }
   const core::Checkpoint::PairSums pair = checkpoint.pair.value_or(core::Checkpoint::PairSums{});
   *position = {.epoch = checkpoint.epoch,
@@ -146,7 +186,8 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
                .correct = checkpoint.epoch_correct,
                .full_loss_sum = pair.loss,
                .full_correct = pair.correct,
-               .hint_sum = pair.hint};
+               .hint_sum = pair.hint,
+               .students = checkpoint.students};
   return absl::OkStatus();
 }
 
@@ -159,23 +200,41 @@ absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec
     if (!relu.ok()) return relu.status();
     if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, ""), **relu); !status.ok()) return status;
     if (const absl::Status status = core::CalibrateActivations(**relu, train, kCalibrationImages, spec.calibration_percentile()); !status.ok()) return status;
-    if (const absl::Status status = core::NetworkFromTensors(core::NetworkToTensors(**relu), network); !status.ok()) return status;
+    if (const absl::Status status = TakeOver(core::NetworkToTensors(**relu), parent, network); !status.ok()) return status;
     if (const absl::Status status = core::ReestimateBatchNorm(network, train, kCalibrationImages, kCalibrationBatch); !status.ok()) return status;
-  } else if (const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, ""), network); !status.ok()) {
+  } else if (const absl::Status status = TakeOver(NetworkTensors(parent, ""), parent, network); !status.ok()) {
     return status;
   }
-  return spec.carry_momentum() ? CopyMomentum(parent, "", network, sgd) : absl::OkStatus();
+  return spec.carry_momentum() ? CopyMomentum(parent, "", network, sgd, /*all=*/false) : absl::OkStatus();
+}
+
+std::string StudentPrefix(int further) {
+  return absl::StrCat("student", further + 2, "/");
+}
+
+absl::Status StartStudent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, int further, core::Network& network,
+                          core::Sgd& sgd) {
+  if (parent.weight_bits == 32 && parent.activation_bits == 32) return StartFromParent(parent, spec, train, network, sgd);
+  const std::string prefix = StudentPrefix(further);
+  const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, prefix), network);
+  if (!status.ok()) return absl::Status(status.code(), absl::StrCat(prefix, ": ", status.message()));
+  return spec.carry_momentum() ? CopyMomentum(parent, prefix, network, sgd, /*all=*/false) : absl::OkStatus();
+}
+
+absl::Status ReestimateStatistics(const core::SampleSource& train, core::Network& network) {
+  return core::ReestimateBatchNorm(network, train, kCalibrationImages, kCalibrationBatch);
 }
 
 absl::Status StartTeacher(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network, core::Sgd& sgd) {
   if (!parent.pair.has_value()) {
     if (parent.weight_bits == 32 && parent.activation_bits == 32) return StartFromParent(parent, spec, train, network, sgd);
-    return absl::InvalidArgumentError(absl::StrCat("the parent ", parent.stage_name, " is neither a full-precision stage nor a guided pair"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the parent ", parent.stage_name, " is neither a full-precision stage nor one with a full-precision net beside it"));
   }
-  const bool reset = spec.guided().teacher() == v1::TEACHER_START_RESET;
+  const bool reset = TeacherStartOf(spec) == v1::TEACHER_START_RESET;
   const absl::Status status = core::NetworkFromTensors(NetworkTensors(parent, reset ? kStartPrefix : kFullPrefix), network);
   if (!status.ok() || reset || !spec.carry_momentum()) return status;
-  return CopyMomentum(parent, kFullPrefix, network, sgd);
+  return CopyMomentum(parent, kFullPrefix, network, sgd, /*all=*/false);
 }
 
 void AddTeacherStart(const NamedTensors& teacher_start, core::Checkpoint* checkpoint) {

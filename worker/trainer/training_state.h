@@ -24,10 +24,11 @@ struct Position {
   int64_t step = 0;  // steps done of the next one
   double loss_sum = 0;
   int64_t correct = 0;
-  // Of the full-precision net of a guided pair, and of the hint.
+  // Of the full-precision net of a guided pair, and of the hint; of the teacher of a distillation, and of the divergence.
   double full_loss_sum = 0;
   int64_t full_correct = 0;
   double hint_sum = 0;
+  std::vector<core::Checkpoint::NetSums> students;  // further ones of a distillation
 };
 
 // This rank's running statistics as one float64 tensor, in the order of network.buffers(), and back.
@@ -37,13 +38,16 @@ void SetStatistics(const at::Tensor& flat, core::Network& network);
 // The mean of the ranks' statistics, summed in rank order in float64.
 at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks);
 
-// A net of a stage, and the prefix of its names in a checkpoint: "" for the stage's own, kFullPrefix for the full-precision net of a guided pair. Borrowed.
+// A net of a stage, and the prefix of its names in a checkpoint: "" for the stage's own, kFullPrefix for the full-precision net of a guided pair
+// or a distillation, StudentPrefix for further students. Borrowed.
 struct StageNet {
   core::Network* network = nullptr;
   core::Sgd* sgd = nullptr;
   std::string prefix;
 };
 inline constexpr char kFullPrefix[] = "full/";
+// further: from 0; the stage's own net is the first student.
+std::string StudentPrefix(int further);
 
 using NamedTensors = std::map<std::string, at::Tensor>;
 
@@ -62,9 +66,17 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
 absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network,
                              core::Sgd& sgd);
 
-// The same for the full-precision net of a guided pair. From a full-precision parent: as StartFromParent. From a pair: its full-precision net, with
-// TEACHER_START_RESET in the state that the chain's first pair stage gave it (TeacherStart), without momentum.
+// The same for a further student of a distillation: from a full-precision parent, or from that student of the parent.
+absl::Status StartStudent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, int further, core::Network& network,
+                          core::Sgd& sgd);
+
+// The same for the full-precision net of a guided pair or a distillation. From a full-precision parent: as StartFromParent. From a pair: its full-precision
+// net, with TEACHER_START_RESET in the state that the chain's first pair stage gave it (TeacherStart), without momentum.
 absl::Status StartTeacher(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network, core::Sgd& sgd);
+
+// Replaces the running statistics by those of the first 2048 training images, as calibration does: on every rank the same bits. For stochastic precision, whose
+// steps see other networks than the one that is evaluated.
+absl::Status ReestimateStatistics(const core::SampleSource& train, core::Network& network);
 
 // What TEACHER_START_RESET goes back to: a copy of the full-precision net's weights and statistics as the chain's first pair stage began. It travels from
 // checkpoint to checkpoint, so that no stage needs more than one parent.

@@ -164,6 +164,88 @@ TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInTraining) {
   }
 }
 
+// The last unit is not rounded: all codes before it are as ever, and what it gives are floats.
+TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesWhereAUnitIsNotRounded) {
+  const NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+  const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+  const at::Tensor images = Images(config, 2);
+  Settle(*reference, images);
+  ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+  std::vector<bool> rounded(reference->units().size(), true);
+  rounded.back() = false;
+  std::vector<std::vector<at::Tensor>> seen;
+  for (Network* network : {fast.get(), reference.get()}) {
+    network->set_rounded_units(rounded);
+    network->QuantizeWeights();
+    seen.push_back(Activations(*network, images, false));
+  }
+  ASSERT_EQ(seen[0].size(), rounded.size() + 1);
+  for (size_t i = 0; i < seen[0].size(); ++i) {
+    const at::Tensor theirs = seen[1][i].reshape(seen[0][i].sizes());
+    if (i + 1 < rounded.size()) {
+      ASSERT_TRUE(at::equal(seen[0][i], theirs)) << "activation " << i;
+    } else {
+      EXPECT_TRUE(at::allclose(seen[0][i], theirs, 1e-4, 1e-5)) << "activation " << i;
+    }
+  }
+  const at::Tensor steps = seen[1][rounded.size() - 1] * 15;
+  EXPECT_GT((steps - steps.round()).abs().max().item<double>(), 1e-3) << "the unit is rounded";
+}
+
+TEST_P(EveryNetworkTest, ClipsAreCountedAlikeInBothNumerics) {
+  if (GetParam().starts_with("preresnet")) return;  // statistics of floats, as above
+  const NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+  const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
+  const at::Tensor images = Images(config, 4);
+  Settle(*reference, images);
+  ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+  const size_t groups = reference->activation_groups().size();
+  std::vector<ClipCount> counts[2] = {std::vector<ClipCount>(groups), std::vector<ClipCount>(groups)};
+  std::vector<int64_t> inputs(groups), inside(groups);
+  reference->set_activation_observer([&](size_t group, const at::Tensor& values) {
+    inputs[group] += values.numel();
+    inside[group] += values.detach().gt(0).logical_and_(values.detach().lt(1)).sum().item<int64_t>();
+  });
+  for (const auto& [network, into] : {std::pair(reference.get(), &counts[0]), std::pair(fast.get(), &counts[1])}) {
+    network->set_clip_counts(into);
+    network->Forward(images, /*training=*/true);
+    network->set_clip_counts(nullptr);
+    network->Forward(images, /*training=*/true);
+    network->set_clip_counts(into);
+    network->Forward(images, /*training=*/false);
+  }
+  for (size_t g = 0; g < groups; ++g) {
+    EXPECT_EQ(3 * counts[0][g].inputs, inputs[g]) << reference->activation_groups()[g].name;
+    EXPECT_EQ(counts[0][g].inputs, counts[1][g].inputs);
+    EXPECT_EQ(counts[0][g].passed, counts[1][g].passed) << reference->activation_groups()[g].name;
+    EXPECT_LT(counts[0][g].passed, counts[0][g].inputs) << "nothing is clipped";
+    EXPECT_GT(inside[g], 0);
+  }
+}
+
+TEST_P(EveryNetworkTest, LevelsOfWeightsAddUpAndAreThoseOfTheWidth) {
+  for (const Numerics numerics : {Numerics::kReference, Numerics::kFast}) {
+    const auto network = Make(SmallNetwork(GetParam(), 2, 4), numerics);
+    network->QuantizeWeights();
+    std::map<std::string, int64_t> sizes;
+    for (const Parameter& p : network->parameters()) {
+      if (p.quantizer != nullptr) sizes[p.name] = p.latent.numel();
+    }
+    const std::vector<WeightLevels> all = network->CountWeightLevels();
+    ASSERT_EQ(all.size(), sizes.size());
+    for (const WeightLevels& levels : all) {
+      int64_t sum = 0;
+      for (const auto& [code, count] : levels.counts) {
+        EXPECT_TRUE(std::abs(code) == 1 || std::abs(code) == 3) << code;
+        sum += count;
+      }
+      EXPECT_EQ(sum, sizes.at(levels.layer + ".weight")) << levels.layer;
+    }
+  }
+  EXPECT_TRUE(Make(SmallNetwork(GetParam(), 16, 4), Numerics::kReference)->CountWeightLevels().empty());
+  EXPECT_TRUE(Make(SmallNetwork(GetParam(), 32, 32), Numerics::kReference)->CountWeightLevels().empty());
+}
+
 TEST_P(EveryNetworkTest, EveryLeafGetsAGradientInBothNumerics) {
   for (const Numerics numerics : {Numerics::kReference, Numerics::kFast, Numerics::kFast8}) {
     for (const int bits : {3, 32}) {

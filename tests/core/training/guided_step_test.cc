@@ -293,7 +293,7 @@ TEST(GuidedStepErrorTest, UnknownHintPointsAreNamed) {
 TEST(GuidedStepErrorTest, NetsThatDoNotFitAreRefused) {
   const NetworkConfig low = Config("convnet28", 4, 4, Numerics::kReference), full = Config("convnet28", 32, 32, Numerics::kReference);
   EXPECT_EQ(CreateError(low, Config("resnet20", 32, 32, Numerics::kReference), {}),
-            "a guided pair needs two nets of one network: the low-precision net is convnet28 for 1x28x28 images and 4 classes, the full-precision net resnet20 "
+            "a guided pair needs nets of one network: the low-precision net is convnet28 for 1x28x28 images and 4 classes, the full-precision net resnet20 "
             "for 3x16x16 images and 4 classes");
   NetworkConfig other = full;
   other.classes = 5;

@@ -116,6 +116,36 @@ TEST(StageConfigTest, RecipesMayNameEveryNetworkThatTheCoreMakes) {
   EXPECT_EQ(server::KnownNetworks(), core::NetworkNames());
 }
 
+TEST(StageConfigTest, ADistillingStageIsCheckedAndItsStudentsHaveTheirWidths) {
+  v1::StartTrainer start = Good();
+  start.mutable_spec()->set_parent("W32A32");
+  start.set_parent_path("path");
+  start.mutable_spec()->set_activation(v1::ACTIVATION_FUNCTION_CLIP);
+  start.mutable_spec()->mutable_distillation()->add_students(2);
+  start.mutable_spec()->mutable_stochastic_precision()->set_full_share_at(0.8);
+  EXPECT_TRUE(CheckStart(start).ok()) << CheckStart(start);
+  core::ImageDataset data;
+  data.images = at::zeros({2, 1, 28, 28}, at::kByte);
+  for (const int activation_bits : {8, 32}) {
+    start.mutable_spec()->set_activation_bits(activation_bits);
+    const core::NetworkConfig student = StudentConfigOf(start.spec(), 0, data);
+    EXPECT_EQ(student.weight_bits, 2);
+    EXPECT_EQ(student.activation_bits, activation_bits == 32 ? 32 : 2);
+    EXPECT_EQ(student.activation, core::ActivationFunction::kClip);
+  }
+  const auto with = [&](auto change) {
+    v1::StartTrainer other = start;
+    change(*other.mutable_spec());
+    return std::string(CheckStart(other).message());
+  };
+  EXPECT_EQ(with([](auto& s) { s.mutable_guided(); }), "start message: spec has both guided and distillation");
+  EXPECT_EQ(with([](auto& s) { s.clear_parent(); }), "start message: a distilling stage needs a parent for its full-precision net");
+  EXPECT_EQ(with([](auto& s) { s.set_activation(v1::ACTIVATION_FUNCTION_RELU); }), "start message: a distilling stage needs activations that clip");
+  EXPECT_EQ(with([](auto& s) { s.mutable_distillation()->add_students(32); }), "start message: spec.distillation.students has width 32");
+  EXPECT_EQ(with([](auto& s) { s.mutable_stochastic_precision()->set_start_share(2); }), "start message: spec.stochastic_precision.start_share 2");
+  EXPECT_EQ(with([](auto& s) { s.mutable_stochastic_precision()->set_full_share_at(0); }), "start message: spec.stochastic_precision.full_share_at 0");
+}
+
 TEST(StageConfigTest, AGuidedStageIsCheckedAndItsTeacherClips) {
   v1::StartTrainer start = Good();
   start.mutable_spec()->set_parent("W32A32");

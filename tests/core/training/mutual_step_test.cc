@@ -1,0 +1,129 @@
+#include "core/training/mutual_step.h"
+
+#include <cmath>
+#include <limits>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/nn/network_state.h"
+
+namespace bitstair::core {
+namespace {
+
+NetworkConfig Config(int bits, Numerics numerics = Numerics::kReference) {
+  NetworkConfig config;
+  config.network = "convnet28";
+  config.image_channels = 1;
+  config.image_height = config.image_width = 28;
+  config.channel_divisor = 4;
+  config.classes = 4;
+  config.weight_bits = config.activation_bits = bits;
+  config.activation = ActivationFunction::kClip;
+  config.numerics = numerics;
+  config.seed = static_cast<uint64_t>(bits);
+  return config;
+}
+
+struct Net {
+  explicit Net(const NetworkConfig& config) : network(CreateNetwork(config).value()), sgd(network->parameters(), SgdOptions{}) {}
+  PairMember member() { return {network.get(), &sgd, &gradients}; }
+  std::unique_ptr<Network> network;
+  Sgd sgd;
+  LocalGradients gradients;
+};
+
+Batch RandomBatch() {
+  return {at::randn({16, 1, 28, 28}), at::randint(4, {16}, at::kLong), 5};
+}
+
+std::string Refusal(std::vector<PairMember> students, PairMember teacher, const DistillationOptions& options = {}) {
+  return std::string(MutualStep::Create(std::move(students), teacher, options).status().message());
+}
+
+TEST(MutualStepTest, TheDivergenceAndItsGradientAreThoseOfTheFormula) {
+  at::manual_seed(1);
+  for (const double temperature : {1.0, 3.0}) {
+    const at::Tensor constant = at::randn({6, 5}, at::kDouble);
+    const at::Tensor logits = at::randn({6, 5}, at::kDouble).set_requires_grad(true), again = logits.detach().clone().set_requires_grad(true);
+    const at::Tensor ours = DivergenceFrom(constant, logits, temperature);
+    const at::Tensor p = at::softmax(constant / temperature, 1), q = at::softmax(again / temperature, 1);
+    const at::Tensor expected = (p * (p / q).log()).sum() / 6;
+    EXPECT_NEAR(ours.item<double>(), expected.item<double>(), 1e-14);
+    (2 * ours).backward();
+    (2 * expected).backward();
+    EXPECT_TRUE(at::allclose(logits.grad(), again.grad(), 1e-12, 1e-14));
+  }
+  const at::Tensor same = at::randn({3, 4});
+  EXPECT_NEAR(DivergenceFrom(same, same, 1).item<double>(), 0, 1e-7);
+}
+
+TEST(MutualStepTest, AllNetsLearnInAnyNumericsAndComeCloserToEachOther) {
+  for (const Numerics numerics : {Numerics::kReference, Numerics::kFast, Numerics::kFast8}) {
+    at::manual_seed(2);
+    Net teacher(Config(32, numerics)), first(Config(4, numerics)), second(Config(2, numerics));
+    const auto step = MutualStep::Create({first.member(), second.member()}, teacher.member(), {});
+    ASSERT_TRUE(step.ok()) << step.status();
+    const Batch batch = RandomBatch();
+    MutualStepResult begin, end;
+    for (int i = 0; i < 30; ++i) {
+      const absl::StatusOr<MutualStepResult> result = (*step)->Run(batch, 0.02, 0.02);
+      ASSERT_TRUE(result.ok()) << result.status();
+      (i == 0 ? begin : end) = *result;
+    }
+    ASSERT_EQ(end.students.size(), 2U);
+    EXPECT_EQ(end.teacher.images, 16);
+    EXPECT_LT(end.teacher.loss, begin.teacher.loss);
+    for (size_t i = 0; i < 2; ++i) EXPECT_LT(end.students[i].loss, begin.students[i].loss);
+    EXPECT_GE(end.divergence, 0);
+    EXPECT_TRUE(std::isfinite(end.divergence));
+  }
+}
+
+TEST(MutualStepTest, WeightsOfZeroTrainEachNetAsAlone) {
+  at::manual_seed(3);
+  Net teacher(Config(32)), student(Config(3)), alone(Config(3));
+  const Batch batch = RandomBatch();
+  const auto step = MutualStep::Create({student.member()}, teacher.member(), {.student_weight = 0, .teacher_weight = 0});
+  ASSERT_TRUE(step.ok()) << step.status();
+  TrainStep other(alone.network.get(), &alone.sgd, &alone.gradients);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE((*step)->Run(batch, 0.05, 0.01).ok());
+    ASSERT_TRUE(other.Run(batch, 0.05).ok());
+  }
+  const auto expected = NetworkToTensors(*alone.network);
+  for (const auto& [name, tensor] : NetworkToTensors(*student.network)) EXPECT_TRUE(at::equal(tensor, expected.at(name))) << name;
+}
+
+TEST(MutualStepTest, AStepThatFailsNamesTheNetAndChangesNoWeight) {
+  Net teacher(Config(32)), first(Config(4)), second(Config(2));
+  const auto step = MutualStep::Create({first.member(), second.member()}, teacher.member(), {});
+  ASSERT_TRUE(step.ok()) << step.status();
+  second.network->parameters().back().latent.detach().fill_(std::numeric_limits<float>::quiet_NaN());
+  const auto before = NetworkToTensors(*first.network);
+  const absl::StatusOr<MutualStepResult> result = (*step)->Run(RandomBatch(), 0.1, 0.1);
+  ASSERT_FALSE(result.ok());
+  EXPECT_NE(result.status().message().find("batch 5, student 2: "), std::string::npos) << result.status();
+  for (const Parameter& p : first.network->parameters()) EXPECT_TRUE(at::equal(p.latent.detach(), before.at(p.name))) << p.name;
+}
+
+TEST(MutualStepTest, RefusalsNameWhatIsWrong) {
+  Net teacher(Config(32)), student(Config(4));
+  EXPECT_EQ(Refusal({}, teacher.member()), "a distillation needs a student");
+  EXPECT_EQ(Refusal({teacher.member()}, student.member()), "the teacher of a distillation has 4-bit weights and 4-bit activations, not 32");
+  EXPECT_EQ(Refusal({student.member()}, teacher.member(), {.temperature = 0}), "temperature of a distillation is 0, not a number above 0");
+  EXPECT_EQ(Refusal({student.member()}, teacher.member(), {.student_weight = -1}), "a weight of a distillation is -1, not a number of at least 0");
+  EXPECT_EQ(Refusal({student.member()}, teacher.member(), {.teacher_weight = -2}), "a weight of a distillation is -2, not a number of at least 0");
+  NetworkConfig other = Config(4);
+  other.classes = 5;
+  Net five(other);
+  EXPECT_EQ(
+      Refusal({student.member(), five.member()}, teacher.member()),
+      "a distillation needs nets of one network: the student 2 is convnet28 for 1x28x28 images and 5 classes, the teacher convnet28 for 1x28x28 images and 4 "
+      "classes");
+  Net fast(Config(4, Numerics::kFast));
+  EXPECT_EQ(Refusal({fast.member()}, teacher.member()), "a distillation needs nets of the same numerics and dtype");
+}
+
+}  // namespace
+}  // namespace bitstair::core

@@ -1,0 +1,107 @@
+"""Compares what the C++ core computed with the methods of the paper's journal version (journal_dump) with the PyTorch implementations in journal_torch.py; float64
+on both sides. usage: compare_journal.py JOURNAL_DUMP RUN   RUN: {mutual | stochastic}_NETWORK_wK...
+"""
+import re
+import subprocess
+import sys
+import tempfile
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from journal_torch import Mutual, StochasticModel, rounded_units
+from quantized_torch import Model
+
+# Both sides in float64 differ by the order of sums and by two tanh functions.
+TOLERANCE = 1e-8
+SEED, EPOCH_WORD, TEACHER_RATE = 1, (4 << 26) + (4 << 20) + 1, 0.2
+
+checks = 0
+
+
+def expect_close(ours, theirs, what):
+    global checks
+    checks += 1
+    error = ((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp(min=1e-30)).item()
+    if not error <= TOLERANCE:
+        sys.exit(f'FAILED: {what}: relative error {error:.3g} above {TOLERANCE}')
+
+
+def model_of(kind, core, bits):
+    prefix = f'w{bits}/initial/'
+    tensors = {name.removeprefix(prefix): t for name, t in core.items() if name.startswith(prefix)}
+    return kind(tensors, bits, bits, relu=False, on_codes=False)
+
+
+def optimizer_of(model):
+    return torch.optim.SGD(model.learned.values(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
+
+
+def compare_end(core, net, model, optimizer):
+    for name, t in model.learned.items():
+        expect_close(t.detach(), core[f'{net}/final/{name}'], f'{net} {name} after the last step')
+        expect_close(optimizer.state[t]['momentum_buffer'], core[f'{net}/momentum/{name}'], f'{net} momentum of {name} after the last step')
+    for name, t in model.statistics.items():
+        expect_close(t, core[f'{net}/final/{name}'], f'{net} {name} after the last step')
+
+
+def compare_first_gradients(core, net, grads):
+    for name, grad in grads.items():
+        expect_close(grad, core[f'{net}/grad/{name}'], f'{net} gradient of {name}')
+
+
+def compare_mutual(core, widths):
+    nets = [model_of(Model, core, bits) for bits in (32, *widths)]
+    names = [f'w{bits}' for bits in (32, *widths)]
+    mutual = Mutual(nets[0], nets[1:], *core['options'].tolist())
+    optimizers = [optimizer_of(net) for net in nets]
+    for step in range(core['labels'].size(0)):
+        losses, grads, divergence = mutual.step(core['images'][step].double(), core['labels'][step])
+        expect_close(divergence, core['divergence'][step], f'divergence of step {step}')
+        for i, name in enumerate(names):
+            expect_close(losses[i], core[f'{name}/loss'][step], f'{name} loss of step {step}')
+            if step == 0:
+                compare_first_gradients(core, name, grads[i])
+            optimizers[i].param_groups[0]['lr'] = core['learning_rates'][step].item() * (TEACHER_RATE if i == 0 else 1)
+            optimizers[i].step()
+    for name, net, optimizer in zip(names, nets, optimizers):
+        compare_end(core, name, net, optimizer)
+
+
+def compare_stochastic(core, bits):
+    net, name = model_of(StochasticModel, core, bits), f'w{bits}'
+    optimizer, steps, seen = optimizer_of(net), core['labels'].size(0), set()
+    for step in range(steps):
+        share = 0.5 + 0.5 * min(1, step / (0.8 * steps))
+        expect_close(torch.tensor(share), core['shares'][step], f'share of step {step}')
+        net.rounded = rounded_units(net.units(), share, SEED, EPOCH_WORD, step)
+        seen.add(frozenset(net.rounded))
+        net.begin_step()
+        loss = F.cross_entropy(net.forward(core['images'][step].double()), core['labels'][step])
+        grads = net.gradients(loss)
+        expect_close(loss.detach(), core[f'{name}/loss'][step], f'loss of step {step}')
+        if step == 0:
+            compare_first_gradients(core, name, grads)
+        optimizer.param_groups[0]['lr'] = core['learning_rates'][step].item()
+        optimizer.step()
+    if len(seen) < 4:
+        sys.exit(f'FAILED: only {len(seen)} choices of layers in {steps} steps')
+    compare_end(core, name, net, optimizer)
+
+
+def main():
+    torch.set_num_threads(1)
+    journal_dump, run = sys.argv[1], sys.argv[2]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([journal_dump, folder, run], check=True)
+        core = load_file(f'{folder}/{run}.safetensors')
+    widths = [int(bits) for bits in re.findall(r'_w(\d+)', run)]
+    if run.startswith('mutual'):
+        compare_mutual(core, widths)
+    else:
+        compare_stochastic(core, *widths)
+    print(f'{run}: {checks} comparisons hold')
+
+
+main()
