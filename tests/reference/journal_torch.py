@@ -84,9 +84,9 @@ class StochasticModel(Model):
                 self.quantized_graph[name] = t / t.abs().max()
                 self.leaves[name] = self.quantized_graph[name].detach().requires_grad_()
 
-    def activate(self, y, bits):
+    def activate(self, y, bits, norm=None):
         readers = self.units()
         number = len(self.activations)
         if number < len(readers) and readers[number] not in self.rounded:
             bits = 32
-        return super().activate(y, bits)
+        return super().activate(y, bits, norm)

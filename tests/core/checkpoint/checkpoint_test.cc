@@ -188,7 +188,7 @@ TEST(SafetensorsTest, HostileHeadersAreDataLoss) {
       WithHeader(R"({"w":{}})", eight),
       WithHeader(R"({"__metadata__":[]})", ""),
       WithHeader(R"({"__metadata__":{"a":1}})", ""),
-      WithHeader(R"({"w":{"dtype":"F16","shape":[4],"data_offsets":[0,8]}})", eight),
+      WithHeader(R"({"w":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}})", eight),
       WithHeader(R"({"w":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", eight),
       WithHeader(R"({"w":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", eight),
       WithHeader(R"({"w":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", eight),
