@@ -61,6 +61,15 @@ void ForChunks(const VirtualRows& rows, F&& f) {
   });
 }
 
+// f(partial sum, its channel), in the order of the chunks.
+template <typename F>
+void ForPartials(size_t partials, int64_t channels, F&& f) {
+  size_t i = 0;
+  while (i < partials) {
+    for (int64_t c = 0; c < channels; ++c, ++i) f(i, c);
+  }
+}
+
 ConstArray Const(MutableArray array) {
   return {array.data, array.type};
 }
@@ -168,11 +177,10 @@ bool ChannelMoments::Add(ConstArray sums, int64_t bound, RowShape shape, Mutable
       }
       if (!piece_fits) fits = false;
     });
-    for (size_t i = 0; i < partials; ++i) {
-      const int64_t c = static_cast<int64_t>(i) % rows.width % channels;
+    ForPartials(partials, channels, [&](size_t i, int64_t c) {
       sum_[c] += sum[i];
       squares_[c] += squares[i];
-    }
+    });
     return fits;
   }
   integers_ = false;
@@ -180,11 +188,10 @@ bool ChannelMoments::Add(ConstArray sums, int64_t bound, RowShape shape, Mutable
   ForChunks(rows, [&](int64_t chunk, int64_t begin, int64_t end) {
     Kernels().float_moments(sums, rows, begin, end, sum.data() + chunk * rows.width, squares.data() + chunk * rows.width);
   });
-  for (size_t i = 0; i < partials; ++i) {
-    const int64_t c = static_cast<int64_t>(i) % rows.width % channels;
+  ForPartials(partials, channels, [&](size_t i, int64_t c) {
     float_sum_[c] += sum[i];
     float_squares_[c] += squares[i];
-  }
+  });
   return true;
 }
 
@@ -245,12 +252,11 @@ void NormGradientSums(const NormGradientArgs& args, double* grad_sum, double* gr
   std::fill_n(grad_sum, channels, 0);
   std::fill_n(grad_dot, channels, 0);
   if (other) std::fill_n(other_dot, channels, 0);
-  for (size_t i = 0; i < partials; ++i) {
-    const int64_t c = static_cast<int64_t>(i) % rows.width % channels;
+  ForPartials(partials, channels, [&](size_t i, int64_t c) {
     grad_sum[c] += sum[i];
     grad_dot[c] += dot[i];
     if (other) other_dot[c] += second[i];
-  }
+  });
 }
 
 void NormGradientApply(const NormApplyArgs& args) {
