@@ -80,19 +80,25 @@ void Attempt::Start() {
     asio::post(io, [weak, resolved = std::move(resolved)] {
       const std::shared_ptr<Attempt> self = weak.lock();
       if (self == nullptr || self->ended_ || self->stop_requested_) return;
-      if (!resolved.ok()) {
-        const bool offered = !absl::IsUnavailable(resolved.status());
-        return self->FailAll(offered ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_NOT_STARTED, Message(resolved.status()));
-      }
-      const std::string& expected = self->assignment_.spec().data_digest();
-      if (!expected.empty() && resolved->digest != expected) {
-        return self->FailAll(v1::EXIT_CAUSE_BAD_DATA, absl::StrCat("the data in ", resolved->path, " has changed since the job was planned: its digest is ",
-                                                                   resolved->digest, ", not ", expected));
-      }
+      const std::string& planned = self->assignment_.spec().data_digest();  // empty: any
+      if (!self->IsAsPlanned("data", resolved, planned.empty() && resolved.ok() ? resolved->digest : planned)) return;
       self->data_path_ = resolved->path;
       self->FindWeights();
     });
   });
+}
+
+// False, and all ranks have failed, if there is no such file or folder here or it is not what the job was planned with. what: "data".
+bool Attempt::IsAsPlanned(const char* what, const absl::StatusOr<ResolvedDataset>& resolved, const std::string& digest) {
+  if (!resolved.ok()) {
+    const bool offered = !absl::IsUnavailable(resolved.status());
+    FailAll(offered ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_NOT_STARTED, Message(resolved.status()));
+    return false;
+  }
+  if (resolved->digest == digest) return true;
+  FailAll(v1::EXIT_CAUSE_BAD_DATA,
+          absl::StrCat(resolved->path, ", the job's ", what, ", has changed since the job was planned: its digest is ", resolved->digest, ", not ", digest));
+  return false;
 }
 
 // The file of initial weights, unless a checkpoint of the stage's own is there to go on from.
@@ -103,16 +109,7 @@ void Attempt::FindWeights() {
     asio::post(io, [weak, resolved = std::move(resolved)] {
       const std::shared_ptr<Attempt> self = weak.lock();
       if (self == nullptr || self->ended_ || self->stop_requested_) return;
-      if (!resolved.ok()) {
-        const bool offered = !absl::IsUnavailable(resolved.status());
-        return self->FailAll(offered ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_NOT_STARTED, Message(resolved.status()));
-      }
-      const std::string& expected = self->assignment_.spec().initial_weights_digest();
-      if (resolved->digest != expected) {
-        return self->FailAll(
-            v1::EXIT_CAUSE_BAD_DATA,
-            absl::StrCat("the weights in ", resolved->path, " have changed since the job was planned: their digest is ", resolved->digest, ", not ", expected));
-      }
+      if (!self->IsAsPlanned("weights", resolved, self->assignment_.spec().initial_weights_digest())) return;
       self->weights_path_ = resolved->path;
       self->FetchCheckpoints();
     });

@@ -80,6 +80,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
     v1::Checkpoint checkpoint;
   };
 
+  bool IsAsPlanned(const char* what, const absl::StatusOr<ResolvedDataset>& resolved, const std::string& digest);
   void FindWeights();
   void FetchCheckpoints();
   void StartTrainers();

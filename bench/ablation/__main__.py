@@ -31,20 +31,21 @@ def main():
     parser.add_argument('--list', action='store_true', help='only say which rows are there and which are missing')
     parser.add_argument('--report', action='store_true', help='only write tables and plots')
     arguments = parser.parse_args()
-    folder = RESULTS / ('cifar100_resnet20_tuning' if arguments.tuning else 'cifar100_resnet20')
-    all_rows = experiment.tuning_rows() if arguments.tuning else experiment.rows()
+    chosen = experiment.TUNING if arguments.tuning else experiment.TEST
+    folder, all_rows = RESULTS / chosen.name, chosen.rows()
     wanted = [row for row in all_rows if fnmatch.fnmatch(row.name, arguments.rows)]
     if not wanted:
         parser.error(f'--rows {arguments.rows}: no such row; there are: {", ".join(row.name for row in all_rows)}')
     missing = missing_rows(folder, all_rows, wanted)
-    say(f'{len(wanted) - len([row for row in missing if row in wanted])} of {len(wanted)} rows are done' + (f'; missing: {", ".join(row.name for row in missing)}' if missing else ''))
+    done = sum(is_done(folder, row) for row in wanted)
+    say(f'{done} of {len(wanted)} rows are done' + (f'; missing: {", ".join(row.name for row in missing)}' if missing else ''))
     if arguments.list:
         return
     if missing and not arguments.report:
         if arguments.data is None:
             parser.error('--data FOLDER is needed, with the files of CIFAR-100')
-        train_all(folder, missing, arguments.data)
-    report.write(RESULTS, folder, all_rows)
+        train_all(chosen, missing, arguments.data)
+    report.write(RESULTS, chosen)
 
 
 def missing_rows(folder, all_rows, wanted):
@@ -57,50 +58,49 @@ def is_done(folder, row):
     return (folder / f'{row.name}.json').exists() and (folder / f'{row.name}.safetensors').exists()
 
 
-def train_all(folder, missing, data):
+def train_all(chosen, missing, data):
     if not data.is_dir():
         raise Failure(f'--data {data}: no such folder')
-    folder.mkdir(parents=True, exist_ok=True)
+    (RESULTS / chosen.name).mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(missing, 1):
         say(f'row {number} of {len(missing)}: {row.name}')
-        train(folder, row, data.resolve())
-        report.write(RESULTS, folder, experiment.tuning_rows() if 'tuning' in folder.name else experiment.rows())
+        train(chosen, row, data.resolve())
+        report.write(RESULTS, chosen)
 
 
-def train(folder, row, data):
-    settings = [f'name={row.name.replace("_", "-")}'[:45], f'seed={row.seed}', *row.settings]
-    shown = list(settings)
-    local = []
-    command = [str(ROOT / 'build' / os.environ.get('BITSTAIR_PRESET', 'dev') / 'bin/bitstair'), 'run', str(ROOT / f'recipes/{row.recipe}.yaml'), '--slots', '1', '--data', f'cifar100={data}', '--output', 'json',
-               '--state-dir', str(state_dir(folder, row))]
+def train(chosen, row, data):
+    folder, state = RESULTS / chosen.name, state_dir(chosen, row)
+    settings = [f'name={row.name.replace("_", "-")}', f'seed={row.seed}', *row.settings]
     if row.from_full_precision:
-        parent = folder / f'full_precision_w32a32_seed{row.seed}.safetensors'
-        local.append(f'initial_weights.path={parent}')
-        shown.append(f'initial_weights.path={parent.relative_to(ROOT)}')
-    for setting in settings + local:
+        # From the root of the checkout, where the command runs.
+        settings.append(f'initial_weights.path={(folder / experiment.full_precision(row.seed).name).relative_to(ROOT)}.safetensors')
+    recipe = f'recipes/{row.recipe}.yaml'
+    command = [str(ROOT / 'build' / os.environ.get('BITSTAIR_PRESET', 'dev') / 'bin/bitstair'), 'run', recipe, '--slots', '1', '--data', f'cifar100={data}', '--output', 'json',
+               '--state-dir', str(state)]
+    for setting in settings:
         command += ['--set', setting]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise Failure(f'{row.name}: bitstair run ended with {done.returncode}; the same command goes on from the last checkpoint')
     job = json.loads(done.stdout)
     last = job['stages'][-1]
-    weights = list(state_dir(folder, row).rglob(last["checkpoint_sha256"] + "*"))
+    weights = list(state.rglob(last['checkpoint_sha256']))  # of the artifact store
     if not weights:
-        raise Failure(f'{row.name}: no file of checkpoint {last["checkpoint_sha256"]} in {state_dir(folder, row)}')
+        raise Failure(f'{row.name}: no file of checkpoint {last["checkpoint_sha256"]} in {state}')
     report.keep_weights(weights[0], folder / f'{row.name}.safetensors')
     result = {
         'method': row.method, 'weight_bits': row.weight_bits, 'activation_bits': row.activation_bits, 'seed': row.seed, 'top1': last['top1'], 'top5': last['top5'],
-        'commit': commit(), 'command': ' '.join([f'bitstair run recipes/{row.recipe}.yaml --slots 1 --data cifar100=FOLDER', *(f"--set '{setting}'" for setting in shown)]),
-        'seconds': round(job['seconds'], 1), 'images': 'held back' if 'tuning' in folder.name else 'test', 'recipe': row.recipe, 'settings': list(row.settings),
-        'stages': [{key: stage.get(key) for key in ('name', 'epochs', 'top1', 'top5', 'teacher_top1', 'hint') if key in stage} for stage in job['stages']],
+        'commit': commit(), 'command': ' '.join([f'bitstair run {recipe} --slots 1 --data cifar100=FOLDER', *(f"--set '{setting}'" for setting in settings)]),
+        'seconds': round(job['seconds'], 1), 'images': chosen.images,
+        'stages': [{key: stage[key] for key in ('name', 'epochs', 'top1', 'top5', 'teacher_top1', 'hint') if key in stage} for stage in job['stages']],
     }
     (folder / f'{row.name}.json').write_text(json.dumps(result, indent=1) + '\n')
     say(f'{row.name}: top-1 {last["top1"]:.2f} %')
 
 
-def state_dir(folder, row):
+def state_dir(chosen, row):
     cache = pathlib.Path(os.environ.get('BITSTAIR_CACHE') or pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache') / 'bitstair')
-    return cache / 'ablation' / folder.name / row.name
+    return cache / 'ablation' / chosen.name / row.name
 
 
 def commit():

@@ -17,31 +17,30 @@ def keep_weights(checkpoint, to):
     with safetensors.safe_open(checkpoint, framework='numpy') as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(('momentum/', 'rank', 'full/'))}
-    safetensors.numpy.save_file(tensors, to, metadata={key: metadata[key] for key in ('network', 'stage_name', 'weight_bits', 'activation_bits')})
+    safetensors.numpy.save_file(tensors, to, metadata={key: metadata[key] for key in ('format', 'network', 'stage_name', 'weight_bits', 'activation_bits')})
 
 
-def write(results, folder, rows):
-    """rows: all of the experiment, in order. Writes RESULTS/<folder>.json, .md and .svg."""
+def write(results, experiment):
+    """Writes NAME.json, NAME.md and NAME.svg of the experiment (rows.py) into the folder `results`, from the rows' files in NAME/."""
     done, missing = [], []
-    for row in rows:
-        path = folder / f'{row.name}.json'
+    for row in experiment.rows():
+        path = results / experiment.name / f'{row.name}.json'
         if path.exists():
             done.append(json.loads(path.read_text()))
         else:
             missing.append(row.name)
-    (results / f'{folder.name}.json').write_text(json.dumps({'rows': done, 'missing': missing}, indent=1) + '\n')
+    (results / f'{experiment.name}.json').write_text(json.dumps({'rows': done, 'missing': missing}, indent=1) + '\n')
     if done:
-        plot(results / f'{folder.name}.svg', done)
-        (results / f'{folder.name}.md').write_text(table(folder.name, done, missing))
+        plot(results / f'{experiment.name}.svg', done)
+        (results / f'{experiment.name}.md').write_text(table(experiment, done, missing))
 
 
-def table(name, done, missing):
-    held_back = 'tuning' in name
+def table(experiment, done, missing):
     lines = [
-        '# CIFAR-100, ResNet-20' + (': settings chosen on held-back images' if held_back else ''),
-        'Written by `./dev ablation' + (' --tuning' if held_back else '') + '`. 24 full-precision epochs (batch 128, learning rate 0.1, cosine), then 10 quantised epochs in sum over the stages of a method (learning rate 0.02, cosine). '
-        + ('Accuracy on the last 5,000 training images, which were not trained on.' if held_back else 'Accuracy on the 10,000 test images at the end, in percent; the guiding net is thrown away.'),
-        '', f'![accuracy of each row]({name}.svg)', '', '| method | bits | top-1 by seed | mean | against full precision | guiding net |', '|---|---|---|---|---|---|',
+        f'# {experiment.title}',
+        f'Written by `{experiment.command}`. 24 full-precision epochs (batch 128, learning rate 0.1, cosine), then 10 quantised epochs in sum over the stages of a method (learning rate 0.02, cosine). '
+        + experiment.measured_on,
+        '', f'![accuracy of each row]({experiment.name}.svg)', '', '| method | bits | top-1 by seed | mean | against full precision | guiding net |', '|---|---|---|---|---|---|',
     ]
     reference = {row['seed']: row['top1'] for row in done if row['method'] == 'full_precision'}
     for (method, bits), group in grouped(done).items():

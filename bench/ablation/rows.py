@@ -1,5 +1,6 @@
 """The rows of the experiment on CIFAR-100 with ResNet-20, in the order in which they are trained."""
 import dataclasses
+from collections.abc import Callable
 
 EPOCHS = 10  # of a row's quantised stages in sum, and of the control
 
@@ -29,7 +30,7 @@ def full_precision(seed):
     return Row('full_precision', 'cifar100_resnet20', seed, from_full_precision=False)
 
 
-def rows():
+def test_rows():
     result = [full_precision(1), full_precision(2)]
     methods = [('baseline', 'baseline'), ('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq'), ('guided', 'guided'), ('all', 'guided_ts_pq')]
     result += [quantised(method, recipe, 2, seed) for seed in (1, 2) for method, recipe in methods]
@@ -52,3 +53,18 @@ def tuning_rows():
     result += [quantised(f'lambda_{weight}', 'guided', 2, 1, (f'guided.lambda={weight}',)) for weight in (1, 10, 100, 300)]
     result += [quantised('baseline', 'baseline', 2, 1)]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    name: str  # of its folder and files in docs/results/
+    command: str
+    title: str
+    images: str
+    measured_on: str
+    rows: Callable[[], list[Row]]  # in order
+
+
+TEST = Experiment('cifar100_resnet20', './dev ablation', 'CIFAR-100, ResNet-20', 'test', 'Accuracy on the 10,000 test images at the end, in percent; the guiding net is thrown away.', test_rows)
+TUNING = Experiment('cifar100_resnet20_tuning', './dev ablation --tuning', 'CIFAR-100, ResNet-20: settings chosen on held-back images', 'held back',
+                    'Accuracy at the end, in percent, on the last 5,000 training images, which were not trained on.', tuning_rows)

@@ -16,7 +16,6 @@
 namespace bitstair::core {
 namespace {
 
-constexpr char kFormat[] = "bitstair-checkpoint-1";
 constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
 constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
 
@@ -63,7 +62,7 @@ class MetadataReader {
 absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, const Checkpoint& checkpoint, const std::string& numeric_profile) {
   SafetensorsFile file;
   file.metadata = {
-      {"format", kFormat},
+      {"format", kCheckpointFormat},
       {"stage_key", checkpoint.stage_key},
       {"stage_name", checkpoint.stage_name},
       {"weight_bits", absl::StrCat(checkpoint.weight_bits)},
@@ -95,7 +94,7 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, con
   saved.path = absl::StrCat(directory, "/", saved.sha256, ".safetensors");
   if (const absl::Status status = WriteFileDurably(saved.path, *bytes); !status.ok()) return status;
   const nlohmann::json manifest = {
-      {"format", kFormat},
+      {"format", kCheckpointFormat},
       {"sha256", saved.sha256},
       {"size_bytes", saved.size_bytes},
       {"stage_key", checkpoint.stage_key},
@@ -124,7 +123,7 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& path, const std::st
   if (!file.ok()) return file.status();
   MetadataReader words(file->metadata);
   Checkpoint checkpoint;
-  if (words.Text("format") != kFormat) words.Fail(absl::StrCat("__metadata__.format is not ", kFormat));
+  if (words.Text("format") != kCheckpointFormat) words.Fail(absl::StrCat("__metadata__.format is not ", kCheckpointFormat));
   checkpoint.stage_key = words.Text("stage_key");
   checkpoint.stage_name = words.Text("stage_name");
   checkpoint.weight_bits = static_cast<int>(words.Integer("weight_bits", 32));

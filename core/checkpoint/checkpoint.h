@@ -13,6 +13,9 @@
 
 namespace bitstair::core {
 
+// The word "format" in a checkpoint's metadata.
+inline constexpr char kCheckpointFormat[] = "bitstair-checkpoint-1";
+
 // The file's bytes are a function of exactly these fields: no times, no attempts, no machine.
 struct Checkpoint {
   std::string stage_key;

@@ -43,10 +43,8 @@ absl::StatusOr<FittedWeights> FitWeights(const WeightsFile& file, Network& netwo
   FittedWeights fitted;
   fitted.tensors = NetworkToTensors(network);
   std::map<std::string, at::Tensor> given;
-  const auto format = file.metadata.find("format");
-  const bool is_ours = format != file.metadata.end() && absl::StartsWith(format->second, "bitstair-checkpoint");
   for (const auto& [name, tensor] : file.tensors) {
-    if (absl::EndsWith(name, ".num_batches_tracked") || (is_ours && absl::StrContains(name, '/'))) continue;
+    if (absl::EndsWith(name, ".num_batches_tracked") || (file.is_checkpoint() && absl::StrContains(name, '/'))) continue;
     given.emplace(NameInNetwork(name, fitted.tensors), tensor);
   }
   std::vector<std::string> wrong;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/digest/sha256.h"
 #include "core/files/durable_file.h"
@@ -24,6 +25,15 @@ void StripWrapper(std::map<std::string, at::Tensor>* tensors) {
 }
 
 }  // namespace
+
+std::string WeightsFile::word(const std::string& name) const {
+  const auto found = metadata.find(name);
+  return found == metadata.end() ? std::string() : found->second;
+}
+
+bool WeightsFile::is_checkpoint() const {
+  return word("format") == kCheckpointFormat;
+}
 
 absl::StatusOr<WeightsFile> ReadWeightsFile(const std::string& path, const std::string& expected_sha256) {
   const absl::StatusOr<std::string> bytes = ReadFile(path);

@@ -15,6 +15,11 @@ struct WeightsFile {
   std::map<std::string, at::Tensor> tensors;
   // The words of a safetensors file's __metadata__; empty for other formats.
   std::map<std::string, std::string> metadata;
+
+  // Of metadata; empty if it is not there.
+  std::string word(const std::string& name) const;
+  // One of our own, whose words docs/formats/checkpoint.md explains.
+  bool is_checkpoint() const;
 };
 
 // Reads a file of weights: safetensors, also a checkpoint of our own, or what torch.save writes of a state dict, in its zip format and the one before 1.6. What

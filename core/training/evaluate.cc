@@ -14,6 +14,11 @@
 
 namespace bitstair::core {
 
+int EvaluationBatchSize(const ImageShape& shape) {
+  constexpr int64_t pixels = 256 * 32 * 32, least = 32, most = 256;
+  return static_cast<int>(std::clamp(pixels / (int64_t{shape.height} * shape.width), least, most));
+}
+
 absl::StatusOr<EvaluationSums> Evaluate(Network& network, const SampleSource& data, int64_t begin, int64_t end, int batch_size,
                                         const std::function<void(int64_t)>& progress) {
   TORCH_CHECK(begin >= 0 && begin <= end && end <= data.size() && batch_size > 0, "evaluation of images [", begin, ", ", end, ") of ", data.size(),

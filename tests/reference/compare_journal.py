@@ -2,57 +2,21 @@
 on both sides. usage: compare_journal.py JOURNAL_DUMP RUN   RUN: {mutual | stochastic}_NETWORK_wK...
 """
 import re
-import subprocess
 import sys
-import tempfile
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
+import several_nets
 from journal_torch import Mutual, StochasticModel, rounded_units
 from quantized_torch import Model
+from several_nets import compare_end, compare_first_gradients, expect_close, model_of, optimizer_of
 
-# Both sides in float64 differ by the order of sums and by two tanh functions.
-TOLERANCE = 1e-8
 SEED, EPOCH_WORD, TEACHER_RATE = 1, (4 << 26) + (4 << 20) + 1, 0.2
-
-checks = 0
-
-
-def expect_close(ours, theirs, what):
-    global checks
-    checks += 1
-    error = ((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp(min=1e-30)).item()
-    if not error <= TOLERANCE:
-        sys.exit(f'FAILED: {what}: relative error {error:.3g} above {TOLERANCE}')
-
-
-def model_of(kind, core, bits):
-    prefix = f'w{bits}/initial/'
-    tensors = {name.removeprefix(prefix): t for name, t in core.items() if name.startswith(prefix)}
-    return kind(tensors, bits, bits, relu=False, on_codes=False)
-
-
-def optimizer_of(model):
-    return torch.optim.SGD(model.learned.values(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
-
-
-def compare_end(core, net, model, optimizer):
-    for name, t in model.learned.items():
-        expect_close(t.detach(), core[f'{net}/final/{name}'], f'{net} {name} after the last step')
-        expect_close(optimizer.state[t]['momentum_buffer'], core[f'{net}/momentum/{name}'], f'{net} momentum of {name} after the last step')
-    for name, t in model.statistics.items():
-        expect_close(t, core[f'{net}/final/{name}'], f'{net} {name} after the last step')
-
-
-def compare_first_gradients(core, net, grads):
-    for name, grad in grads.items():
-        expect_close(grad, core[f'{net}/grad/{name}'], f'{net} gradient of {name}')
 
 
 def compare_mutual(core, widths):
-    nets = [model_of(Model, core, bits) for bits in (32, *widths)]
+    nets = [model_of(Model, core, f'w{bits}', bits, bits) for bits in (32, *widths)]
     names = [f'w{bits}' for bits in (32, *widths)]
     mutual = Mutual(nets[0], nets[1:], *core['options'].tolist())
     optimizers = [optimizer_of(net) for net in nets]
@@ -70,7 +34,7 @@ def compare_mutual(core, widths):
 
 
 def compare_stochastic(core, bits):
-    net, name = model_of(StochasticModel, core, bits), f'w{bits}'
+    net, name = model_of(StochasticModel, core, f'w{bits}', bits, bits), f'w{bits}'
     optimizer, steps, seen = optimizer_of(net), core['labels'].size(0), set()
     for step in range(steps):
         share = 0.5 + 0.5 * min(1, step / (0.8 * steps))
@@ -90,18 +54,12 @@ def compare_stochastic(core, bits):
     compare_end(core, name, net, optimizer)
 
 
-def main():
-    torch.set_num_threads(1)
-    journal_dump, run = sys.argv[1], sys.argv[2]
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([journal_dump, folder, run], check=True)
-        core = load_file(f'{folder}/{run}.safetensors')
+def compare(core, run):
     widths = [int(bits) for bits in re.findall(r'_w(\d+)', run)]
     if run.startswith('mutual'):
         compare_mutual(core, widths)
     else:
         compare_stochastic(core, *widths)
-    print(f'{run}: {checks} comparisons hold')
 
 
-main()
+several_nets.run(compare)

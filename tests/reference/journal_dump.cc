@@ -2,27 +2,22 @@
 // usage: journal_dump FOLDER RUN
 //   RUN.safetensors   images, labels, learning_rates [steps]; mutual: options {T, b, g}, divergence; stochastic: shares [steps]; of the core, for each NET:
 //                     NET/initial/NAME, NET/loss, NET/grad/NAME (step 0, gradient of each leaf), NET/final/NAME, NET/momentum/NAME
-#include <cstdio>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "absl/strings/str_cat.h"
-#include "core/nn/network_state.h"
 #include "core/training/mutual_step.h"
 #include "core/training/stochastic_precision.h"
 #include "core/training/train_step.h"
-#include "tests/reference/dump.h"
+#include "tests/reference/trained_net.h"
 
 namespace bitstair::core {
 namespace {
 
 constexpr int64_t kImages = 8;
 constexpr int kSteps = 20;
-constexpr uint64_t kSeed = 1;
 constexpr uint32_t kEpochWord = (4U << 26) + (4U << 20) + 1;
 constexpr double kTeacherRate = 0.2;  // times the students'
 
@@ -49,39 +44,7 @@ const std::vector<Run>& Runs() {
   return runs;
 }
 
-struct Trained {
-  std::string prefix;
-  std::unique_ptr<Network> network;
-  std::unique_ptr<Sgd> sgd;
-  std::unique_ptr<FirstGradients> gradients;
-  PairMember member() const { return {network.get(), sgd.get(), gradients.get()}; }
-};
-
-absl::StatusOr<Trained> Make(const Run& run, int bits, const std::string& net, uint64_t seed, Tensors& out) {
-  NetworkConfig config;
-  config.network = run.network;
-  config.image_channels = run.channels;
-  config.image_height = config.image_width = run.side;
-  config.classes = 10;
-  config.weight_bits = config.activation_bits = bits;
-  config.activation = ActivationFunction::kClip;
-  config.dtype = at::kDouble;
-  config.seed = seed;
-  absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
-  if (!network.ok()) return network.status();
-  Trained made{net + "/", *std::move(network), nullptr, nullptr};
-  // Most activations inside of the clip, as calibration leaves them (see guided_dump.cc).
-  for (const Parameter& p : made.network->parameters()) {
-    if (p.batch_norm) p.latent.detach().fill_(p.name.ends_with(".weight") ? 0.15 : 0.05);
-  }
-  for (const auto& [name, tensor] : NetworkToTensors(*made.network)) out[made.prefix + "initial/" + name] = tensor;
-  made.sgd = std::make_unique<Sgd>(made.network->parameters(), SgdOptions{});
-  made.gradients = std::make_unique<FirstGradients>(*made.network, out, made.prefix + "grad/");
-  out[made.prefix + "loss"] = at::zeros({kSteps}, at::kDouble);
-  return made;
-}
-
-absl::Status TrainMutually(const Run& run, const std::vector<Trained>& nets, Tensors& out) {
+absl::Status TrainMutually(const Run& run, const std::vector<TrainedNet>& nets, Tensors& out) {
   std::vector<PairMember> students;
   for (size_t i = 1; i < nets.size(); ++i) students.push_back(nets[i].member());
   const auto step = MutualStep::Create(std::move(students), nets[0].member(), run.options);
@@ -99,7 +62,7 @@ absl::Status TrainMutually(const Run& run, const std::vector<Trained>& nets, Ten
   return absl::OkStatus();
 }
 
-absl::Status TrainStochastically(const Trained& net, Tensors& out) {
+absl::Status TrainStochastically(const TrainedNet& net, Tensors& out) {
   TrainStep step(net.network.get(), net.sgd.get(), net.gradients.get());
   out["shares"] = at::zeros({kSteps}, at::kDouble);
   for (int i = 0; i < kSteps; ++i) {
@@ -115,47 +78,29 @@ absl::Status TrainStochastically(const Trained& net, Tensors& out) {
 
 absl::StatusOr<Tensors> Train(const Run& run) {
   Tensors out;
-  std::vector<Trained> nets;
+  std::vector<TrainedNet> nets;
   std::vector<int> widths = run.widths;
   if (run.mutual) widths.insert(widths.begin(), 32);
   for (size_t i = 0; i < widths.size(); ++i) {
-    absl::StatusOr<Trained> net = Make(run, widths[i], absl::StrCat("w", widths[i]), kSeed + i, out);
+    NetworkConfig config = ConfigOf(run.network, run.channels, run.side, widths[i], widths[i]);
+    config.seed = kSeed + i;
+    absl::StatusOr<TrainedNet> net = MakeNet(config, absl::StrCat("w", widths[i]), out);
     if (!net.ok()) return net.status();
     nets.push_back(*std::move(net));
+    out[nets.back().prefix + "loss"] = at::zeros({kSteps}, at::kDouble);
   }
   out["images"] = at::randn({kSteps, kImages, run.channels, run.side, run.side});
   out["labels"] = at::randint(10, {kSteps, kImages}, at::kLong);
   out["learning_rates"] = run.learning_rate * at::linspace(1, 0.2, kSteps, at::kDouble);
   const absl::Status status = run.mutual ? TrainMutually(run, nets, out) : TrainStochastically(nets[0], out);
   if (!status.ok()) return status;
-  for (const Trained& net : nets) {
-    for (const auto& [name, tensor] : NetworkToTensors(*net.network)) out[net.prefix + "final/" + name] = tensor;
-    for (size_t i = 0; i < net.sgd->momentum().size(); ++i) out[net.prefix + "momentum/" + net.network->parameters()[i].name] = net.sgd->momentum()[i];
-  }
+  for (const TrainedNet& net : nets) AddFinal(net, out);
   return out;
-}
-
-int Main(const std::string& folder, const std::string& what) {
-  at::set_num_threads(1);
-  at::manual_seed(kSeed);
-  for (const Run& run : Runs()) {
-    if (what != run.name) continue;
-    const absl::StatusOr<Tensors> tensors = Train(run);
-    if (tensors.ok()) return WriteTensors(absl::StrCat(folder, "/", what, ".safetensors"), *tensors) ? 0 : 1;
-    std::fprintf(stderr, "%s: %s\n", run.name, tensors.status().ToString().c_str());
-    return 1;
-  }
-  std::fprintf(stderr, "journal_dump knows no run %s\n", what.c_str());
-  return 2;
 }
 
 }  // namespace
 }  // namespace bitstair::core
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: journal_dump FOLDER RUN\n");
-    return 2;
-  }
-  return bitstair::core::Main(argv[1], argv[2]);
+  return bitstair::core::DumpRun(argc, argv, bitstair::core::Runs(), bitstair::core::Train);
 }

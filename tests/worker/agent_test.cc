@@ -175,7 +175,7 @@ TEST_F(AgentTest, InitialWeightsAreLookedUpBeforeTheTrainersStart) {
   message.mutable_assign()->mutable_spec()->set_initial_weights_digest(core::Sha256Hex("other weights"));
   coordinator_->Send("ann", message);
   EXPECT_EQ(WaitForExit(0).cause(), v1::EXIT_CAUSE_BAD_DATA);
-  EXPECT_THAT(WaitForExit(0).message(), HasSubstr("have changed since the job was planned"));
+  EXPECT_THAT(WaitForExit(0).message(), HasSubstr("the job's weights, has changed since the job was planned"));
   message.mutable_assign()->mutable_attempt()->set_generation(2);
   message.mutable_assign()->mutable_spec()->set_initial_weights_digest(core::Sha256Hex("weights"));
   coordinator_->Send("ann", message);

@@ -24,10 +24,6 @@ namespace bitstair::evaluator {
 namespace {
 
 constexpr char kFashionMnist[] = "/usr/share/datasets/fashion-mnist";  // Debian's, which every worker offers as fashion_mnist
-// 256 CIFAR images, and pictures in smaller batches, since activations grow with them.
-constexpr int64_t kBatchPixels = 256 * 32 * 32;
-constexpr int64_t kMinBatch = 32;
-constexpr int64_t kMaxBatch = 256;
 
 absl::Status CheckChannels(const char* flag, const std::vector<float>& values, int channels, bool positive) {
   if (values.size() != static_cast<size_t>(channels)) {
@@ -59,15 +55,10 @@ absl::StatusOr<std::unique_ptr<core::SampleSource>> OpenData(const EvaluationReq
 
 // Fills in what the request leaves to the file.
 absl::Status Complete(const EvaluationRequest& request, const core::WeightsFile& file, core::NetworkConfig* config) {
-  const auto word = [&file](const char* name) {
-    const auto found = file.metadata.find(name);
-    return found == file.metadata.end() ? std::string() : found->second;
-  };
-  const bool is_ours = word("format") == "bitstair-checkpoint-1";
-  if (config->network.empty() && is_ours) config->network = word("network");
+  if (config->network.empty() && file.is_checkpoint()) config->network = file.word("network");
   if (config->network.empty()) return absl::InvalidArgumentError("--network is required: the file is no checkpoint of bitstair's");
   for (const auto& [bits, name] : {std::pair{&config->weight_bits, "weight_bits"}, std::pair{&config->activation_bits, "activation_bits"}}) {
-    if (*bits == 0 && !(is_ours && absl::SimpleAtoi(word(name), bits))) *bits = 32;
+    if (*bits == 0 && !(file.is_checkpoint() && absl::SimpleAtoi(file.word(name), bits))) *bits = 32;
   }
   const bool quantized = config->weight_bits < 32 || config->activation_bits < 32;
   const bool clips = request.activation.empty() ? quantized : request.activation == "clip";
@@ -110,8 +101,7 @@ absl::StatusOr<EvaluationReport> Evaluate(const EvaluationRequest& request) {
   if (absl::Status status = core::NetworkFromTensors(fitted->tensors, **network); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat(request.weights, ": ", status.message()));
   }
-  const int64_t pixels = int64_t{report.network.image_height} * report.network.image_width;
-  const int batch = static_cast<int>(std::clamp(kBatchPixels / pixels, kMinBatch, kMaxBatch));
+  const int batch = core::EvaluationBatchSize((*data)->shape());
   absl::StatusOr<core::EvaluationSums> sums = core::Evaluate(**network, **data, 0, (*data)->size(), batch);
   if (!sums.ok()) return sums.status();
   report.sums = *sums;

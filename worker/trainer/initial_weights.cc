@@ -17,14 +17,10 @@ namespace {
 
 // Of a checkpoint of our own: what its metadata rules out.
 absl::Status CheckOrigin(const core::WeightsFile& file, const v1::StageSpec& spec) {
-  const auto word = [&file](const char* name) {
-    const auto found = file.metadata.find(name);
-    return found == file.metadata.end() ? std::string() : found->second;
-  };
-  if (word("format") != "bitstair-checkpoint-1") return absl::OkStatus();
-  if (word("network") != spec.network()) return absl::InvalidArgumentError(absl::StrCat("is of a ", word("network"), ", not a ", spec.network()));
-  if (word("activation_bits") != "32" && spec.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) {
-    return absl::InvalidArgumentError(absl::StrCat("has activations of ", word("activation_bits"),
+  if (!file.is_checkpoint()) return absl::OkStatus();
+  if (file.word("network") != spec.network()) return absl::InvalidArgumentError(absl::StrCat("is of a ", file.word("network"), ", not a ", spec.network()));
+  if (file.word("activation_bits") != "32" && spec.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) {
+    return absl::InvalidArgumentError(absl::StrCat("has activations of ", file.word("activation_bits"),
                                                    " bits, which clip already: set pretrain_activation: clip, so that they are not calibrated"));
   }
   return absl::OkStatus();

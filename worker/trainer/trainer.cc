@@ -1,6 +1,5 @@
 #include "worker/trainer/trainer.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <spdlog/spdlog.h>
@@ -9,36 +8,21 @@
 #include <csignal>
 #include <cstdlib>
 #include <exception>
-#include <optional>
 #include <stdexcept>
 #include <utility>
-
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "core/checkpoint/checkpoint.h"
-#include "core/data/dataset.h"
-#include "core/kernels/convolution.h"
-#include "core/kernels/fused/fused_norm.h"
-#include "core/nn/network_state.h"
 #include "core/training/evaluate.h"
 #include "core/training/schedule.h"
-#include "worker/trainer/initial_weights.h"
 #include "worker/trainer/stage_config.h"
 
 namespace bitstair::trainer {
 namespace {
 
-constexpr double kLoadDeadline = 120;
-constexpr std::chrono::seconds kPeersLoadTimeout{120};
-constexpr double kRendezvousDeadline = 35;  // a little more than kRendezvousTimeout, which has the better message
 constexpr double kCheckpointDeadline = 120;
-// Of evaluation: 256 CIFAR images, and pictures in smaller batches, since activations grow with them.
-constexpr int64_t kEvaluationPixels = 256 * 32 * 32;
-constexpr int64_t kMaxEvaluationBatch = 256;
-constexpr int64_t kMinEvaluationBatch = 32;
 constexpr int64_t kMaxSkippedLogged = 20;
 // How a rank fared in a step or an evaluation, as ranks tell each other.
 constexpr double kFine = 0;
@@ -57,17 +41,6 @@ std::vector<std::vector<double>> Exchange(ProcessGroup& group, const std::vector
   std::vector<std::vector<double>> all;
   for (const at::Tensor& tensor : group.AllGather(own)) all.emplace_back(tensor.const_data_ptr<double>(), tensor.const_data_ptr<double>() + numbers.size());
   return all;
-}
-
-// How the network computes on this processor.
-std::string NumericsName(const core::NetworkConfig& config) {
-  if (config.numerics == core::Numerics::kReference) return "reference";
-  return absl::StrCat("fast (gradients in ", core::FastFloat() == at::kFloat ? "float32" : "bfloat16", ", 8-bit sums ",
-                      core::IntegerSumsAreExact(255, 127) ? "whole" : "in two halves", ", lanes ", core::LanesName(), ")");
-}
-
-int EvaluationBatch(const core::ImageShape& shape) {
-  return static_cast<int>(std::clamp(kEvaluationPixels / (int64_t{shape.height} * shape.width), kMinEvaluationBatch, kMaxEvaluationBatch));
 }
 
 // In rank order: the same sum on all ranks, whatever the algorithm underneath.
@@ -120,183 +93,6 @@ v1::TrainerResult Trainer::Run() {
     spdlog::error("{}: {}", v1::ExitCause_Name(result.cause()), result.message());
   }
   return result;
-}
-
-absl::Status Trainer::Load() {
-  if (absl::Status status = CheckStart(start_); !status.ok()) return status;
-  report_.Phase("load", kLoadDeadline);
-  if (start_.slot().kind() == v1::SLOT_KIND_GPU) {
-    if (absl::Status status = LoadGpuBackend(start_.slot().index()); !status.ok()) return status;
-  }
-  at::set_num_threads(std::max(1, start_.slot().threads()));
-
-  if (absl::Status status = LoadData(); !status.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
-  loader_ = std::make_unique<core::BatchLoader>(*train_, LoaderOptionsOf(start_));
-  steps_per_epoch_ = loader_->batches_per_epoch();
-  if (steps_per_epoch_ == 0) {
-    return Fail(v1::EXIT_CAUSE_BAD_DATA,
-                absl::InvalidArgumentError(absl::StrCat("batch_size ", spec().batch_size(), " is more than the ", train_->size(), " training images")));
-  }
-  report_.SetStage(spec().epochs(), steps_per_epoch_, spec().batch_size(), test_->size());
-
-  if (absl::Status status = LoadNets(); !status.ok()) return status;
-  return LoadState();
-}
-
-absl::Status Trainer::LoadNets() {
-  std::vector<std::pair<std::string, core::NetworkConfig>> configs{{"", NetworkConfigOf(spec(), *train_)}};
-  if (HasTeacher(spec())) configs.emplace_back(kFullPrefix, TeacherConfigOf(spec(), *train_));
-  for (int i = 0; i < spec().distillation().students_size(); ++i) configs.emplace_back(StudentPrefix(i), StudentConfigOf(spec(), i, *train_));
-  for (const auto& [prefix, config] : configs) {
-    absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(config);
-    if (!network.ok()) return network.status();
-    auto sgd = std::make_unique<core::Sgd>((*network)->parameters(), SgdOptionsOf(spec()));
-    nets_.push_back({prefix, *std::move(network), std::move(sgd), nullptr, nullptr});
-  }
-  position_.students.resize(spec().distillation().students_size());
-  // What a recipe may have wrong is found before the data is worked on.
-  return spec().has_guided() ? core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points).status() : absl::OkStatus();
-}
-
-std::vector<StageNet> Trainer::StageNets() const {
-  std::vector<StageNet> nets;
-  for (const Net& net : nets_) nets.push_back({net.network.get(), net.sgd.get(), net.prefix});
-  return nets;
-}
-
-absl::Status Trainer::LoadData() {
-  const v1::DataSpec& data = spec().data();
-  for (const core::Split split : {core::Split::kTrain, core::Split::kTest}) {
-    const bool train = split == core::Split::kTrain;
-    absl::StatusOr<std::unique_ptr<core::SampleSource>> opened =
-        core::OpenDataset(start_.data_path(), split, train ? data.train_limit() : data.test_limit(), data.held_back());
-    if (!opened.ok()) return opened.status();
-    (*opened)->skip_unreadable = data.unreadable_images() == v1::UNREADABLE_IMAGES_SKIP;
-    (train ? train_ : test_) = *std::move(opened);
-  }
-  if (!(train_->shape() == test_->shape()) || train_->classes != test_->classes) {
-    return absl::DataLossError(absl::StrCat(start_.data_path(), ": training and test images differ in size or in their number of classes (", train_->classes,
-                                            " and ", test_->classes, ")"));
-  }
-  for (size_t i = 0; i < train_->class_names.size(); ++i) {
-    if (train_->class_names[i] == test_->class_names[i]) continue;
-    return absl::DataLossError(absl::StrCat(start_.data_path(), ": class ", i, " is ", train_->class_names[i], " in the training images and ",
-                                            test_->class_names[i], " in the test images"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Trainer::LoadState() {
-  const bool imported = start_.resume_path().empty() && spec().has_initial_weights();
-  const std::string& path = imported ? start_.weights_path() : start_.resume_path().empty() ? start_.parent_path() : start_.resume_path();
-  if (path.empty()) return absl::OkStatus();  // weights from the seed
-  const absl::StatusOr<core::Checkpoint> checkpoint = imported ? ImportInitialWeights(path, spec(), *train_) : core::LoadCheckpoint(path);
-  // Another try reads the same file of a user's.
-  if (!checkpoint.ok()) return Fail(imported ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_BAD_CHECKPOINT, checkpoint.status());
-  absl::Status status;
-  if (!start_.resume_path().empty()) {
-    status = Resume(*checkpoint, start_, StageNets(), &position_);
-    if (status.ok() && position_.students.size() != static_cast<size_t>(spec().distillation().students_size())) {
-      status = absl::InvalidArgumentError(absl::StrCat("the checkpoint has ", position_.students.size(), " further students"));
-    }
-    if (status.ok() && position_.step > steps_per_epoch_) status = absl::InvalidArgumentError(absl::StrCat("step ", position_.step, " of ", steps_per_epoch_));
-  } else {
-    if (spec().calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) report_.Phase("calibrate", kLoadDeadline);
-    status = StartFromParent(*checkpoint, spec(), *train_, *nets_[0].network, *nets_[0].sgd);
-    if (status.ok() && HasTeacher(spec())) status = StartTeacher(*checkpoint, spec(), *train_, *nets_[1].network, *nets_[1].sgd);
-    for (size_t i = 2; status.ok() && i < nets_.size(); ++i) {
-      status = StartStudent(*checkpoint, spec(), *train_, static_cast<int>(i) - 2, *nets_[i].network, *nets_[i].sgd);
-    }
-  }
-  if (status.ok() && HasTeacher(spec()) && TeacherStartOf(spec()) == v1::TEACHER_START_RESET) {
-    teacher_start_ = TeacherStart(*checkpoint);
-    if (teacher_start_.empty()) teacher_start_ = core::NetworkToTensors(*nets_[1].network);  // the chain's first pair
-  }
-  if (status.ok()) return status;
-  // The checkpoint has been read: what is damaged is an image that calibration looks at.
-  if (absl::IsDataLoss(status)) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
-  return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, absl::Status(status.code(), absl::StrCat(path, ": ", status.message())));
-}
-
-absl::Status Trainer::Join() {
-  if (start_.world_size() == 1) {
-    group_ = std::make_unique<ProcessGroup>();
-  } else {
-    report_.Phase("load", kLoadDeadline);  // of the peers
-    const std::string scope = RendezvousStore::Scope(start_.attempt().stage(), start_.attempt().generation(), start_.rendezvous_token());
-    absl::StatusOr<std::unique_ptr<RendezvousStore>> store = absl::UnknownError("");
-    if (is_rank0()) {
-      store = RendezvousStore::Host(start_.data_address(), scope);
-      if (!store.ok()) return store.status();
-      v1::FromTrainer ready;
-      *ready.mutable_rendezvous_ready()->mutable_attempt() = start_.attempt();
-      ready.mutable_rendezvous_ready()->set_address((*store)->address());
-      channel_.Send(ready);
-    } else {
-      const absl::StatusOr<v1::Rendezvous> rendezvous = channel_.WaitForRendezvous(kPeersLoadTimeout);
-      if (absl::IsDeadlineExceeded(rendezvous.status())) return Fail(v1::EXIT_CAUSE_PEER_LOST, rendezvous.status());
-      if (!rendezvous.ok()) return rendezvous.status();
-      store = RendezvousStore::Connect(rendezvous->address(), scope);
-      if (!store.ok()) return store.status();
-    }
-    store_ = *std::move(store);
-    store_->AwaitAll(start_.rank(), start_.world_size(), kPeersLoadTimeout);
-    report_.Phase("rendezvous", kRendezvousDeadline);
-    const std::optional<int> gpu = start_.slot().kind() == v1::SLOT_KIND_GPU ? std::optional<int>(start_.slot().index()) : std::nullopt;
-    group_ = std::make_unique<ProcessGroup>(store_->store(), start_.rank(), start_.world_size(), start_.data_address(), gpu);
-  }
-  if (absl::Status status = MakeStep(); !status.ok()) return status;
-
-  const std::string digest = ParametersDigest(StageNets());
-  at::Tensor own = at::empty({static_cast<int64_t>(digest.size())}, at::kByte);
-  std::copy(digest.begin(), digest.end(), static_cast<char*>(own.mutable_data_ptr()));
-  const std::vector<at::Tensor> all = group_->AllGather(own);
-  for (size_t rank = 0; rank < all.size(); ++rank) {
-    if (!all[rank].equal(own)) return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " starts from other parameters than rank ", start_.rank()));
-  }
-  spdlog::info("{}: rank {} of {}, {} threads, numerics {}, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(),
-               at::get_num_threads(), NumericsName(nets_[0].network->config()),
-               !start_.resume_path().empty()   ? "a checkpoint of its own"
-               : !start_.parent_path().empty() ? "its parent"
-               : spec().has_initial_weights()  ? "initial weights"
-                                               : "the seed",
-               digest);
-  return absl::OkStatus();
-}
-
-// The parts of a step that need the gang.
-absl::Status Trainer::MakeStep() {
-  for (Net& net : nets_) {
-    if (!net.prefix.empty() && start_.world_size() > 1) {
-      net.group = std::make_unique<ProcessGroup>(c10::make_intrusive<c10d::PrefixStore>(net.prefix, store_->store()), start_.rank(), start_.world_size(),
-                                                 start_.data_address(), group_->gpu());
-    }
-    net.gradients = MakeGradientAllreduce(net.network->parameters(), net.group != nullptr ? *net.group : *group_);
-  }
-  std::vector<std::string> hint_points;
-  if (spec().has_guided()) {
-    const absl::StatusOr<std::vector<size_t>> chosen = core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points);
-    if (!chosen.ok()) return chosen.status();
-    for (const size_t point : *chosen) hint_points.push_back(nets_[0].network->hint_points()[point].name);
-  }
-  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points));
-  const auto member = [](const Net& net) { return core::PairMember{net.network.get(), net.sgd.get(), net.gradients.get()}; };
-  if (spec().has_distillation()) {
-    std::vector<core::PairMember> students{member(nets_[0])};
-    for (size_t i = 2; i < nets_.size(); ++i) students.push_back(member(nets_[i]));
-    absl::StatusOr<std::unique_ptr<core::MutualStep>> step = core::MutualStep::Create(std::move(students), member(nets_[1]), DistillationOptionsOf(spec()));
-    if (!step.ok()) return step.status();
-    mutual_step_ = *std::move(step);
-    return absl::OkStatus();
-  }
-  if (!spec().has_guided()) {
-    step_ = std::make_unique<core::TrainStep>(nets_[0].network.get(), nets_[0].sgd.get(), nets_[0].gradients.get());
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::unique_ptr<core::GuidedStep>> step = core::GuidedStep::Create(member(nets_[0]), member(nets_[1]), GuidedOptionsOf(spec()));
-  if (!step.ok()) return step.status();
-  guided_step_ = *std::move(step);
-  return absl::OkStatus();
 }
 
 absl::Status Trainer::Train() {
@@ -457,7 +253,7 @@ absl::Status Trainer::EndEpoch() {
 
 absl::StatusOr<Trainer::TestResult> Trainer::Evaluate(core::Network& network) {
   const int64_t first = test_->size() * start_.rank() / start_.world_size(), last = test_->size() * (start_.rank() + 1) / start_.world_size();
-  const absl::StatusOr<core::EvaluationSums> read = core::Evaluate(network, *test_, first, last, EvaluationBatch(test_->shape()), [this](int64_t) {
+  const absl::StatusOr<core::EvaluationSums> read = core::Evaluate(network, *test_, first, last, core::EvaluationBatchSize(test_->shape()), [this](int64_t) {
     report_.Evaluating();
     SendProgress();
   });

@@ -53,6 +53,31 @@ class EveryNetworkTest : public testing::TestWithParam<std::string> {
     for (Buffer& b : network.buffers()) b.value.div_(BatchNorm::kMomentum);
   }
 
+  // The learned scalars of lsq and pact, away from where they start: ranges above and below 1, different ones for each.
+  static void Unsettle(Network& network) {
+    int number = 0;
+    for (const Parameter& p : network.parameters()) {
+      if (p.scalar == Scalar::kNone) continue;
+      at::Tensor value = p.latent.detach();
+      value.mul_(0.6 + 0.13 * (number++ % 7));
+    }
+  }
+
+  // One network in both numerics, with the same learned scalars, none of which is what it starts with.
+  struct LearnedPair {
+    at::Tensor images;
+    std::unique_ptr<Network> reference, fast;
+  };
+  static LearnedPair MakeLearnedPair(const std::string& network, const char* quantizer, int weight_bits, int activation_bits) {
+    NetworkConfig config = SmallNetwork(network, weight_bits, activation_bits);
+    config.quantizer = quantizer;
+    LearnedPair pair{Images(config, 4), Make(config, Numerics::kReference), Make(config, Numerics::kFast)};
+    Unsettle(*pair.reference);
+    Settle(*pair.reference, pair.images);
+    EXPECT_TRUE(NetworkFromTensors(NetworkToTensors(*pair.reference), *pair.fast).ok());
+    return pair;
+  }
+
   // Values of every activation, planes first.
   static std::vector<at::Tensor> Activations(Network& network, const at::Tensor& images, bool training) {
     std::vector<at::Tensor> seen;
@@ -92,29 +117,13 @@ TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInEveryLayerAtEveryPairOfWi
   }
 }
 
-// The learned scalars of lsq and pact, away from where they start: ranges above and below 1, different ones for each.
-void Unsettle(Network& network) {
-  int number = 0;
-  for (const Parameter& p : network.parameters()) {
-    if (p.scalar == Scalar::kNone) continue;
-    at::Tensor value = p.latent.detach();
-    value.mul_(0.6 + 0.13 * (number++ % 7));
-  }
-}
-
 TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesWithLearnedQuantizers) {
   for (const char* quantizer : {"lsq", "pact"}) {
     for (const auto& [weight_bits, activation_bits] : {std::pair(2, 2), std::pair(3, 5), std::pair(4, 4), std::pair(7, 1), std::pair(8, 8)}) {
       for (const bool training : {false, true}) {
         if (training && GetParam().starts_with("preresnet")) continue;
         SCOPED_TRACE(std::string(quantizer) + " W" + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
-        NetworkConfig config = SmallNetwork(GetParam(), weight_bits, activation_bits);
-        config.quantizer = quantizer;
-        const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
-        const at::Tensor images = Images(config, 4);
-        Unsettle(*reference);
-        Settle(*reference, images);
-        ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+        const auto [images, reference, fast] = MakeLearnedPair(GetParam(), quantizer, weight_bits, activation_bits);
         ExpectEqualCodes(Activations(*fast, images, training), Activations(*reference, images, training));
         if (HasFatalFailure()) return;
       }
@@ -125,13 +134,7 @@ TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesWithLearnedQuantizers) {
 TEST_P(EveryNetworkTest, GradientsOfLearnedQuantizersAgree) {
   constexpr double kRelative = 2e-3;  // of float32 sums in another order, where what is added is of both signs
   for (const char* quantizer : {"lsq", "pact"}) {
-    NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
-    config.quantizer = quantizer;
-    const auto reference = Make(config, Numerics::kReference), fast = Make(config, Numerics::kFast);
-    const at::Tensor images = Images(config, 4);
-    Unsettle(*reference);
-    Settle(*reference, images);
-    ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
+    const auto [images, reference, fast] = MakeLearnedPair(GetParam(), quantizer, 4, 4);
     for (Network* network : {reference.get(), fast.get()}) at::cross_entropy_loss(network->Forward(images, true), at::arange(4)).backward();
     double greatest = 0;
     for (const Parameter& p : reference->parameters()) {
