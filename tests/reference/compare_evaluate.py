@@ -72,6 +72,7 @@ def main(bin_dir, weights_dir):
         error = ((logits - want).abs().max() / want.abs().max()).item()
         print(f"{what}: relative error of the logits {error:.2e}, top-1 {result['top1']:.2f}")
         assert error < tolerance, what
+        assert result["numerics"] == "reference"
         assert result["images"] == IMAGES and not result["missing"] and not result["unexpected"]
         assert abs(result["top1"] - (want.argmax(1) == labels).double().mean().item() * 100) < 100.1 / IMAGES
         return result
@@ -80,6 +81,9 @@ def main(bin_dir, weights_dir):
         check(path.name, path.name.split("-")[0], path, plain(path))
 
     path = next(weights_dir.glob("resnet20*.th"))
+    few_bits = ("--weight-bits", "2", "--activation-bits", "2")
+    assert evaluate("resnet20", path, *few_bits)[0]["numerics"] == "fast"
+    assert evaluate("resnet20", path, *few_bits, "--numerics", "float64")[0]["numerics"] == "float64"
     state = plain(path)
     file = folder / "w"
     for zipped in (True, False):

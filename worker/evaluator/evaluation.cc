@@ -62,6 +62,9 @@ absl::Status Complete(const EvaluationRequest& request, const core::WeightsFile&
   }
   const bool quantized = config->weight_bits < 32 || config->activation_bits < 32;
   const bool clips = request.activation.empty() ? quantized : request.activation == "clip";
+  const bool fast = request.numerics.empty() ? quantized : request.numerics == "fast";
+  config->numerics = fast ? core::Numerics::kFast : core::Numerics::kReference;
+  config->dtype = request.numerics == "float64" ? c10::ScalarType::Double : c10::ScalarType::Float;
   config->activation = clips ? core::ActivationFunction::kClip : core::ActivationFunction::kRelu;
   return absl::OkStatus();
 }

@@ -25,6 +25,8 @@ struct EvaluationRequest {
   core::NetworkConfig network;
   // "relu", "clip", or empty: clip where weights or activations have few bits, as by a recipe's defaults.
   std::string activation;
+  // "fast", "reference", "float64", or empty: fast where weights or activations have few bits, as recipes train, else reference.
+  std::string numerics;
 };
 
 struct EvaluationReport {

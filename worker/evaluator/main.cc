@@ -30,7 +30,7 @@ Exit status: 0 done, 1 it failed, 2 wrong usage or a file that does not fit.
 
 struct Flags {
   EvaluationRequest request;
-  std::string split = "test", numerics = "reference", weight_norm = "max", shortcut_values = "codes", output = "table";
+  std::string split = "test", weight_norm = "max", shortcut_values = "codes", output = "table";
   std::vector<std::string> layer_widths;
   int threads = 0;
 };
@@ -61,7 +61,8 @@ void AddOptions(CLI::App& app, Flags& flags) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_flag("--quantize-last-activation", network.quantize_last_activation, "Likewise");
-  app.add_option("--numerics", flags.numerics, "How the network computes")->capture_default_str()->check(CLI::IsMember({"fast", "reference", "float64"}));
+  app.add_option("--numerics", request.numerics, "How the network computes. Default: fast where weights or activations have few bits, else reference")
+      ->check(CLI::IsMember({"fast", "reference", "float64"}));
   app.add_option("--threads", flags.threads, "Default: one per core")->check(CLI::Range(1, 1024))->type_name("N");
   app.add_option("--logits", request.logits_file, "Write all images' logits there too, as a safetensors file")->type_name("FILE");
   app.add_option("-o,--output", flags.output, "Format of what goes to stdout")->capture_default_str()->check(CLI::IsMember({"table", "json"}));
@@ -73,8 +74,6 @@ absl::Status Translate(Flags& flags) {
   flags.request.train_images = flags.split == "train";
   network.weight_norm = flags.weight_norm == "std" ? core::WeightNorm::kStd : core::WeightNorm::kMax;
   network.shortcut_values = flags.shortcut_values == "float" ? core::ShortcutValues::kFloat : core::ShortcutValues::kCodes;
-  network.numerics = flags.numerics == "fast" ? core::Numerics::kFast : core::Numerics::kReference;
-  network.dtype = flags.numerics == "float64" ? c10::ScalarType::Double : c10::ScalarType::Float;
   for (const std::string& entry : flags.layer_widths) {
     const size_t equals = entry.find('=');
     int bits = 0;
@@ -97,6 +96,9 @@ void Print(const Flags& flags, const EvaluationReport& report) {
   const nlohmann::json result = {{"network", report.network.network},
                                  {"weights", flags.request.weights},
                                  {"data", report.data},
+                                 {"numerics", report.network.dtype == c10::ScalarType::Double    ? "float64"
+                                              : report.network.numerics == core::Numerics::kFast ? "fast"
+                                                                                                 : "reference"},
                                  {"weight_bits", report.network.weight_bits},
                                  {"activation_bits", report.network.activation_bits},
                                  {"images", report.sums.images},
