@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -43,6 +45,10 @@ class Resolver {
     if (idle) spec_.clear_pretrain();
     Phase("pretrain", Has(32) && !idle, spec_.has_pretrain(), "no width is 32", 0.1, [this] { return spec_.mutable_pretrain(); });
     Phase("quantized", lower, spec_.has_quantized(), "no width is below 32", 0.02, [this] { return spec_.mutable_quantized(); });
+    if (faults_.empty() && lower && spec_.quantized().stage_epochs_size() > 0 && spec_.quantized().stage_epochs_size() != QuantizedStageCount(spec_)) {
+      Fault("quantized.stage_epochs",
+            absl::StrCat("has ", spec_.quantized().stage_epochs_size(), " entries, but there are ", QuantizedStageCount(spec_), " quantised stages"));
+    }
     if (faults_.empty() && lower && spec_.quantized().epochs() < QuantizedStageCount(spec_)) {
       Fault("quantized.epochs",
             absl::StrCat("is ", spec_.quantized().epochs(), ", but the ", QuantizedStageCount(spec_), " quantised stages need at least one each"));
@@ -195,6 +201,7 @@ class Resolver {
       return;
     }
     v1::PhaseSpec* phase = get();
+    StageEpochs(name, *phase);
     if (!phase->has_epochs()) {
       Fault(name + ".epochs", "is required");
     } else if (phase->epochs() < 1 || phase->epochs() > kMaxEpochs) {
@@ -225,6 +232,30 @@ class Resolver {
       } else if (i > 0 && epoch <= phase->step_epochs(i - 1)) {
         Fault(field, absl::StrCat("is ", epoch, " after ", phase->step_epochs(i - 1), "; must go up"));
       }
+    }
+  }
+
+  // Writes their sum out as `epochs` if that is absent.
+  void StageEpochs(const std::string& name, v1::PhaseSpec& phase) {
+    if (phase.stage_epochs().empty()) return;
+    const std::string field = name + ".stage_epochs";
+    if (name != "quantized") {
+      Fault(field, "is for quantised stages: this phase is one stage");
+      return;
+    }
+    int64_t sum = 0;
+    for (int i = 0; i < phase.stage_epochs_size(); ++i) {
+      const int epochs = phase.stage_epochs(i);
+      if (epochs < 1 || epochs > kMaxEpochs) {
+        Fault(absl::StrCat(field, "[", i, "]"), absl::StrCat("is ", epochs, "; must be 1 to ", kMaxEpochs));
+        return;
+      }
+      sum += epochs;
+    }
+    if (!phase.has_epochs()) {
+      phase.set_epochs(static_cast<int32_t>(std::min<int64_t>(sum, std::numeric_limits<int32_t>::max())));
+    } else if (phase.epochs() != sum) {
+      Fault(field, absl::StrCat("adds up to ", sum, ", but ", name, ".epochs is ", phase.epochs()));
     }
   }
 

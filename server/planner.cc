@@ -125,7 +125,8 @@ std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::st
   }
   if (bits.empty()) return stages;
   const int phase_epochs = resolved.quantized().epochs();
-  const std::vector<int> epochs = ShareEpochs(bits, phase_epochs);
+  const auto& given = resolved.quantized().stage_epochs();
+  const std::vector<int> epochs = given.empty() ? ShareEpochs(bits, phase_epochs) : std::vector<int>(given.begin(), given.end());
   int offset = 0;
   for (size_t i = 0; i < bits.size(); ++i) {
     v1::StageSpec stage = common;

@@ -16,7 +16,7 @@ namespace bitstair::server {
 // Without 32 the first quantised stage starts from scratch (no parent). With initial_weights there is no W32A32, and the first quantised stage starts from the
 // file as it would from there (calibration; the full-precision net of a guided pair).
 //
-// Epochs: the full-precision stage gets pretrain.epochs. quantized.epochs are shared so that every stage has at least 1 and, where that leaves
+// Epochs: the full-precision stage gets pretrain.epochs. Without quantized.stage_epochs, quantized.epochs are shared so that every stage has at least 1 and, where that leaves
 // room, the stages at the last weight width have at least half, the very last one the larger part of these.
 // Schedule: CHAIN runs one schedule over all quantised stages (schedule_offset, schedule_epochs) and carries momentum from each to the next, but not
 // from the full-precision stage; STAGE starts afresh in each, with quantized.step_epochs scaled to the stage's length (rounded down; those that fall

@@ -56,7 +56,7 @@ class Convolution {
   // Frees what SumCodes packed; the next SumCodes packs anew. Not inside of a parallel region.
   void DropPackedCodes();
 
-  // Floats: x [N, H, W, I], y [N, OH, OW, O], both of FastFloat().
+  // Floats: x [N, H, W, I], y [N, OH, OW, O], both of FastFloat() or both float32; weights are rounded to the same type.
   void Forward(const at::Tensor& x, at::Tensor& y);
 
   // The backward pass goes chunk by chunk of the batch, so that a chunk's arrays stay in the cache: BeginBackward, then per chunk InputGradient (dL/dx from

@@ -112,7 +112,7 @@ class Primitives {
   void SetWeights(const at::Tensor& operand, int64_t greatest) {
     operand_ = operand;
     greatest_ = greatest;
-    packed_codes_.stale = packed_forward_.stale = true;
+    packed_codes_.stale = packed_forward_.stale = packed_float32_.stale = true;
   }
 
   void SumCodes(const at::Tensor& codes, int64_t greatest_activation, at::Tensor& sums) {
@@ -132,6 +132,10 @@ class Primitives {
   void DropPackedCodes() { packed_codes_ = {}; }
 
   void Forward(const at::Tensor& x, at::Tensor& y) {
+    if (x.scalar_type() != FastFloat()) {
+      ForwardFloat32(x, y);
+      return;
+    }
     OfSize& p = For(x);
     Run(p.forward, p.forward_desc,
         {{DNNL_ARG_SRC, Wrap(p.forward_desc.src_desc(), x)},
@@ -144,7 +148,7 @@ class Primitives {
   void InputGradient(const at::Tensor& grad_y, at::Tensor& grad_x) {
     OfSize& p = For(grad_x);
     Once(p.input_gradient, [&] {
-      const auto [src, weights, dst] = FloatDescs(grad_x);
+      const auto [src, weights, dst] = FloatDescs(grad_x, FastFloat());
       p.input_desc = {Engine(),
                       dnnl::algorithm::convolution_direct,
                       src,
@@ -197,7 +201,7 @@ class Primitives {
   void AddWeightGradient(const at::Tensor& x, const at::Tensor& grad_y, at::Tensor& sum) {
     OfSize& p = For(x);
     Once(p.weight_gradient, [&] {
-      const auto [src, weights, dst] = FloatDescs(x);
+      const auto [src, weights, dst] = FloatDescs(x, FastFloat());
       const memory::desc any(weights.get_dims(), Type::f32, memory::format_tag::any);
       p.weight_desc = {Engine(),
                        dnnl::algorithm::convolution_direct,
@@ -244,7 +248,7 @@ class Primitives {
     dnnl::convolution_backward_weights::primitive_desc weight_desc;
     dnnl::convolution_backward_weights weight_gradient;
   };
-  struct IntegerPrimitive {
+  struct ForwardPrimitive {
     dnnl::convolution_forward::primitive_desc desc;
     dnnl::convolution_forward forward;
   };
@@ -272,8 +276,8 @@ class Primitives {
     Run(dnnl::reorder(desc), desc, std::move(arguments));
   }
 
-  std::array<memory::desc, 3> FloatDescs(const at::Tensor& x) const {
-    const Type type = TypeOf(FastFloat());
+  std::array<memory::desc, 3> FloatDescs(const at::Tensor& x, c10::ScalarType of) const {
+    const Type type = TypeOf(of);
     const auto nhwc = memory::format_tag::nhwc;
     return {Describe({x.size(0), shape_.in_channels, x.size(1), x.size(2)}, type, nhwc),
             Describe({shape_.out_channels, shape_.in_channels, shape_.kernel, shape_.kernel}, type, memory::format_tag::any),
@@ -301,27 +305,38 @@ class Primitives {
   OfSize& For(const at::Tensor& x) {
     OfSize& p = At(sizes_, x);
     Once(p.forward, [&] {
-      const auto [src, weights, dst] = FloatDescs(x);
-      p.forward_desc = {Engine(),
-                        dnnl::prop_kind::forward_training,
-                        dnnl::algorithm::convolution_direct,
-                        src,
-                        forward_layout_.value_or(weights),
-                        dst,
-                        Pair(shape_.stride),
-                        Pair(shape_.padding),
-                        Pair(shape_.padding),
-                        Attributes()};
+      p.forward_desc = FloatForwardDesc(x, FastFloat(), dnnl::prop_kind::forward_training, forward_layout_);
       p.forward = dnnl::convolution_forward(p.forward_desc);
-      forward_layout_ = p.forward_desc.weights_desc();
     });
     return p;
+  }
+
+  // layout: of the weights; chosen if there is none yet.
+  dnnl::convolution_forward::primitive_desc FloatForwardDesc(const at::Tensor& x, c10::ScalarType of, dnnl::prop_kind kind,
+                                                             std::optional<memory::desc>& layout) const {
+    const auto [src, weights, dst] = FloatDescs(x, of);
+    dnnl::convolution_forward::primitive_desc desc(Engine(), kind, dnnl::algorithm::convolution_direct, src, layout.value_or(weights), dst,
+                                                   Pair(shape_.stride), Pair(shape_.padding), Pair(shape_.padding), Attributes());
+    layout = desc.weights_desc();
+    return desc;
+  }
+
+  void ForwardFloat32(const at::Tensor& x, at::Tensor& y) {
+    ForwardPrimitive& p = At(float32_, x);
+    Once(p.forward, [&] {
+      p.desc = FloatForwardDesc(x, at::kFloat, dnnl::prop_kind::forward_inference, float32_layout_);
+      p.forward = dnnl::convolution_forward(p.desc);
+    });
+    Run(p.forward, p.desc,
+        {{DNNL_ARG_SRC, Wrap(p.desc.src_desc(), x)},
+         {DNNL_ARG_WEIGHTS, Pack(packed_float32_, p.desc.weights_desc(), false)},
+         {DNNL_ARG_DST, Wrap(p.desc.dst_desc(), y)}});
   }
 
   // odd: the operand holds odd codes of 8 bits, which go in as h with o = 2h + 1, with one more channel of ones.
   void SumWhole(const at::Tensor& codes, bool odd, at::Tensor& sums) {
     const int64_t out = shape_.out_channels + (odd ? kOddWeightsPadding : 0);
-    IntegerPrimitive& p = At(integer_, codes);
+    ForwardPrimitive& p = At(integer_, codes);
     Once(p.forward, [&] {
       const auto src = Describe({codes.size(0), shape_.in_channels, codes.size(1), codes.size(2)}, Type::u8, memory::format_tag::nhwc);
       const auto weights = Describe({out, shape_.in_channels, shape_.kernel, shape_.kernel}, Type::s8, memory::format_tag::any);
@@ -388,11 +403,11 @@ class Primitives {
   at::Tensor operand_;
   int64_t greatest_ = 0;
   std::mutex mutex_;  // of what follows; what it has given out is used without it
-  Packed packed_codes_, packed_forward_, packed_backward_, packed_codes_backward_;
+  Packed packed_codes_, packed_forward_, packed_float32_, packed_backward_, packed_codes_backward_;
   // Of the first size seen; others follow it.
-  std::optional<memory::desc> codes_layout_, forward_layout_, backward_layout_, codes_backward_layout_, gradient_layout_;
+  std::optional<memory::desc> codes_layout_, forward_layout_, float32_layout_, backward_layout_, codes_backward_layout_, gradient_layout_;
   std::map<Size, OfSize> sizes_;
-  std::map<Size, IntegerPrimitive> integer_;
+  std::map<Size, ForwardPrimitive> integer_, float32_;
   std::map<Size, DeconvolutionPrimitive> deconvolutions_;
 };
 

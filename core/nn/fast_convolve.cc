@@ -56,13 +56,17 @@ struct Cut {
   }
 };
 
-// `count` images of x as floats: x itself, or codes expanded into `buffer`, which is made when needed.
-at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t step, at::Tensor& buffer) {
+// `count` images of x as floats of this type: x itself, or converted into `buffer`, which is made when needed.
+at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t step, c10::ScalarType type, at::Tensor& buffer) {
   const at::Tensor part = x.narrow(0, first, count);
-  if (x.scalar_type() != at::kByte) return part;
-  if (!buffer.defined()) buffer = at::empty({step, x.size(1), x.size(2), x.size(3)}, FastFloat());
+  if (x.scalar_type() == type) return part;
+  if (!buffer.defined()) buffer = at::empty({step, x.size(1), x.size(2), x.size(3)}, type);
   at::Tensor floats = buffer.narrow(0, 0, count);
-  ExpandCodes(part.const_data_ptr<uint8_t>(), part.numel(), Write(floats));
+  if (x.scalar_type() == at::kByte) {
+    ExpandCodes(part.const_data_ptr<uint8_t>(), part.numel(), Write(floats));
+  } else {
+    floats.copy_(part);
+  }
   return floats;
 }
 
@@ -87,7 +91,7 @@ struct Forward {
     return {x.size(0), shape.Out(x.size(1)), shape.Out(x.size(2)), shape.out_channels};
   }
 
-  c10::ScalarType type() const { return integers ? at::kInt : FastFloat(); }
+  c10::ScalarType type() const { return integers ? at::kInt : layer->float32 ? at::kFloat : FastFloat(); }
   at::Tensor Empty(int64_t images, c10::ScalarType of) const { return at::empty({images, size[1], size[2], size[3]}, of); }
 
   // Sums of some images, at most cut.step. out: of type(). buffer: see Floats; one per thread.
@@ -95,7 +99,7 @@ struct Forward {
     if (integers) {
       layer->kernels.SumCodes(x.narrow(0, first, count), greatest_activation, out);
     } else {
-      layer->kernels.Forward(Floats(x, first, count, cut.step, buffer), out);
+      layer->kernels.Forward(Floats(x, first, count, cut.step, type(), buffer), out);
     }
   }
 
@@ -212,7 +216,8 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
              if (!group.buffer.defined()) group.buffer = at::empty({cut.step, size[1], size[2], size[3]}, FastFloat());
              at::Tensor grad = group.buffer.narrow(0, 0, count);
              gradient.Make(first, count, grad);
-             const at::Tensor inputs = layer.kernels.WeightGradientTakesCodes() ? x.narrow(0, first, count) : Floats(x, first, count, cut.step, group.expanded);
+             const bool as_codes = x.scalar_type() == at::kByte && layer.kernels.WeightGradientTakesCodes();
+             const at::Tensor inputs = as_codes ? x.narrow(0, first, count) : Floats(x, first, count, cut.step, FastFloat(), group.expanded);
              layer.kernels.AddWeightGradient(inputs, grad, sums[g]);
              if (!input_gradient) return;
              at::Tensor part = grad_x.narrow(0, first, count);

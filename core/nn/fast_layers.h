@@ -28,7 +28,7 @@ struct FeatureGradient {
 };
 
 struct FastFeatures {
-  at::Tensor numbers;  // [N, H, W, C]: uint8 codes, or floats of FastFloat()
+  at::Tensor numbers;  // [N, H, W, C]: uint8 codes, or floats of FastFloat() or float32
   at::Tensor token;    // undefined for images and without gradients
   // An object of its own: the function that reads it in the backward pass lies behind the token, and must not own the token.
   std::shared_ptr<std::vector<FeatureGradient>> parts = std::make_shared<std::vector<FeatureGradient>>();
@@ -71,13 +71,17 @@ struct GradientRounding {
 
 // The state of one convolution or linear layer in numerics "fast".
 struct FastConvolution {
-  explicit FastConvolution(ConvolutionShape shape, GradientRounding gradient_rounding = {}) : kernels(shape), rounding(std::move(gradient_rounding)) {}
+  explicit FastConvolution(ConvolutionShape shape, GradientRounding gradient_rounding = {}, bool float32_forward = false)
+      : kernels(shape), rounding(std::move(gradient_rounding)), float32(float32_forward) {}
   Convolution kernels;
   const GradientRounding rounding;
+  // Float sums are float32 whatever FastFloat() is. For layers of full precision whose output is rounded to few levels: the rounding error of bfloat16 takes
+  // many values across the border between two codes, and every layer behind sees other codes than a float32 computation does.
+  const bool float32;
   bool wide = false;  // a sum did not fit int16 once: keep int32. Changes no result
 };
 
-// Images as the first layer takes them: [N, C, H, W] float32 -> channels-last FastFloat().
+// Images as the first layer takes them: [N, C, H, W] float32 -> the same channels-last. A layer converts what it needs: several networks may read them.
 Features FastImages(const at::Tensor& images);
 
 // operand: what the layer multiplies with, [O, I, k, k] or [O, I]; leaf gets the gradient by leaf_scale * operand; greatest: bound of |operand|, 0 for floats.

@@ -254,7 +254,9 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   Features out;
   out.scale = codes ? activation.scale() : 1;
   out.greatest_code = codes ? activation.greatest_code : 0;
-  at::Tensor numbers = at::empty(s->size, codes ? at::kByte : FastFloat());
+  // In evaluation values that come from exact sums stay as exact as the layers behind them take them: there is no gradient of their type.
+  const c10::ScalarType floats = !training && sums.bound > 0 ? at::kFloat : FastFloat();
+  at::Tensor numbers = at::empty(s->size, codes ? at::kByte : floats);
   const int64_t numbers_count = numbers.numel();
   at::Tensor unrounded;
   if (values != nullptr) unrounded = at::empty(s->size, at::kFloat);

@@ -24,7 +24,7 @@ Features FastImages(const at::Tensor& images) {
   const StepTimer timer(StepPart::kData);
   Features features;
   features.fast = std::make_shared<FastFeatures>();
-  features.fast->numbers = images.permute({0, 2, 3, 1}).to(FastFloat()).contiguous();
+  features.fast->numbers = images.permute({0, 2, 3, 1}).contiguous();
   return features;
 }
 

@@ -114,7 +114,8 @@ QuantizedConv2d LayeredNetwork::MakeConv2dOf(int bits, const std::string& name, 
   const at::Tensor initial = InitialWeights({out, in, kernel, kernel}, Distribution::kNormal, std::sqrt(2 / fan_out));
   const uint32_t layer = LayerNumber();
   return QuantizedConv2d(MakeWeight(name, initial, bits), stride, padding,
-                         GradientRounding{config_.numerics == Numerics::kFast8 ? position_ : nullptr, config_.seed, layer});
+                         GradientRounding{config_.numerics == Numerics::kFast8 ? position_ : nullptr, config_.seed, layer},
+                         bits == 32 && config_.activation_bits != 32);
 }
 
 QuantizedLinear LayeredNetwork::MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out) {

@@ -42,10 +42,10 @@ class ConvolutionOnCodes : public torch::autograd::Function<ConvolutionOnCodes> 
 
 }  // namespace
 
-QuantizedConv2d::QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding, GradientRounding rounding)
+QuantizedConv2d::QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding, GradientRounding rounding, bool float32)
     : weight_(std::move(weight)), stride_(stride), padding_(padding) {
   const at::Tensor& w = weight_->leaf();
-  fast_ = std::make_unique<FastConvolution>(ConvolutionShape{w.size(1), w.size(0), w.size(2), stride, padding}, std::move(rounding));
+  fast_ = std::make_unique<FastConvolution>(ConvolutionShape{w.size(1), w.size(0), w.size(2), stride, padding}, std::move(rounding), float32);
 }
 
 Sums QuantizedConv2d::Forward(const Features& features) const {

@@ -14,8 +14,8 @@ namespace bitstair::core {
 // No bias: a batch norm follows. With a full-precision weight or float features it is an ordinary convolution of the network's dtype.
 class QuantizedConv2d {
  public:
-  // weight: [out, in, k, k]. Padding is code 0.
-  QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding, GradientRounding rounding = {});
+  // weight: [out, in, k, k]. Padding is code 0. float32: see FastConvolution.
+  QuantizedConv2d(std::unique_ptr<Weight> weight, int64_t stride, int64_t padding, GradientRounding rounding = {}, bool float32 = false);
 
   // S = conv(codes, weight codes). Differentiable by features.tensor and the weight's leaf; the backward pass runs in the network's dtype.
   Sums Forward(const Features& features) const;

@@ -90,8 +90,20 @@ struct Fault {
   std::function<void(v1::JobSpec*)> make;
 };
 
+TEST(JobSpecTest, EpochsOfTheStagesGiveTheirSum) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.mutable_quantized()->clear_epochs();
+  for (const int epochs : {1, 1, 2, 6}) spec.mutable_quantized()->add_stage_epochs(epochs);
+  const auto resolved = ResolveJobSpec(spec);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->quantized().epochs(), 10);
+}
+
 TEST(JobSpecTest, EachFaultNamesItsField) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto stage_epochs = [](std::vector<int> epochs) {
+    return [epochs](v1::JobSpec* s) { s->mutable_quantized()->mutable_stage_epochs()->Assign(epochs.begin(), epochs.end()); };
+  };
   const std::vector<Fault> faults = {
       {"name", "is required", [](auto* s) { s->clear_name(); }},
       {"name", "1 to 40 characters", [](auto* s) { s->set_name("Big Name"); }},
@@ -138,6 +150,10 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
          s->mutable_pretrain()->set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_STEP);
          s->mutable_pretrain()->add_step_epochs(2), s->mutable_pretrain()->add_step_epochs(1);
        }},
+      {"pretrain.stage_epochs", "this phase is one stage", [](auto* s) { s->mutable_pretrain()->add_stage_epochs(3); }},
+      {"quantized.stage_epochs", "has 3 entries, but there are 4 quantised stages", stage_epochs({1, 1, 6})},
+      {"quantized.stage_epochs", "adds up to 9, but quantized.epochs is 8", stage_epochs({1, 1, 2, 5})},
+      {"quantized.stage_epochs[1]", "is 0; must be 1 to", stage_epochs({1, 0, 2, 5})},
       {"momentum", "is 1", [](auto* s) { s->set_momentum(1); }},
       {"nesterov", "needs a momentum", [](auto* s) { s->set_momentum(0), s->set_nesterov(true); }},
       {"weight_decay", "is -0.1", [](auto* s) { s->set_weight_decay(-0.1); }},

@@ -145,6 +145,16 @@ TEST(PlannerTest, SharesOfEightAndOfAsFewAsPossible) {
   EXPECT_THAT(Epochs(Plan(spec)), ElementsAre(3, 1, 1, 1, 1, 1, 1, 1, 2));
 }
 
+TEST(PlannerTest, GivenEpochsOfEachStage) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.mutable_quantized()->clear_epochs();
+  for (const int epochs : {1, 1, 2, 6}) spec.mutable_quantized()->add_stage_epochs(epochs);
+  const auto stages = Plan(spec);
+  EXPECT_THAT(Epochs(stages), ElementsAre(3, 1, 1, 2, 6));
+  EXPECT_EQ(stages[4].schedule_offset(), 4);
+  EXPECT_EQ(stages[4].schedule_epochs(), 10);
+}
+
 TEST(PlannerTest, AChainIsOneScheduleAndCarriesMomentum) {
   const auto stages = Plan(testing::SmallSpec());
   int offset = 0;

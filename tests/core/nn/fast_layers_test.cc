@@ -152,6 +152,36 @@ TEST(FastLayersTest, SizesStridesAndTails) {
 }
 
 // K = 512 * 9 = 4608 with the greatest codes everywhere: sums beyond 2^24, and the statistics beyond int16.
+// The first layer of a network of few bits: pixels and full-precision weights.
+TEST(FastLayersTest, Float32SumsWhereTheOutputIsRounded) {
+  FloatTypes::ForEach([] {
+    at::manual_seed(3);
+    const at::Tensor pixels = at::randn({3, 3, 9, 9}), latent = at::randn({24, 3, 3, 3}) * 0.3, grad = at::randn({3, 24, 9, 9});
+    const at::Tensor weights = latent.clone().set_requires_grad(true);
+    const at::Tensor expected = at::conv2d(pixels.to(at::kDouble), weights.to(at::kDouble), {}, 1, 1);
+    QuantizedConv2d conv(MakeWeight(latent, 32, true), 1, 1, {}, true);
+    const Features x = FastImages(pixels);
+    const auto error = [&](const at::Tensor& sums) {
+      return (sums.permute({0, 3, 1, 2}).to(at::kDouble) - expected.detach()).abs().max().item<double>();
+    };
+    const Sums sums = conv.Forward(x);
+    EXPECT_EQ(sums.fast->sums.scalar_type(), at::kFloat);
+    EXPECT_LT(error(sums.fast->sums), 1e-5);
+    {
+      const at::NoGradGuard no_grad;
+      EXPECT_LT(error(conv.Forward(x).fast->make(0, 3)), 1e-5);
+    }
+    SumsGradient& gradient = *sums.fast->gradient;
+    gradient.parts = {{grad.permute({0, 2, 3, 1}).contiguous().to(FastFloat()), 1}};
+    gradient.sums = sums.fast->sums;
+    gradient.a.assign(24, 1);
+    for (std::vector<float>* zeros : {&gradient.mean, &gradient.b, &gradient.c}) zeros->assign(24, 0);
+    sums.fast->token.backward();
+    (expected * grad.to(at::kDouble)).sum().backward();
+    ExpectClose(conv.weight().leaf().grad(), weights.grad(), "weight");
+  });
+}
+
 TEST(FastLayersTest, AllMaximumCodesAreSummedExactly) {
   for (int weight_bits = 1; weight_bits <= 8; ++weight_bits) {
     for (int activation_bits = 1; activation_bits <= 8; ++activation_bits) {
