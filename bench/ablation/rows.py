@@ -50,10 +50,10 @@ HELD_BACK = 5000
 
 def tuning_rows():
     result = [full_precision(1), quantised('baseline', 'baseline', 2, 1)]
+    result += [quantised(f'lambda_{weight}', 'guided', 2, 1, (f'guided.lambda={weight}',)) for weight in (1, 10, 100, 300)]
     for scope in ('chain', 'stage'):
         result += [quantised(f'ts_{scope}', 'ts', 2, 1, ('quantized.stage_epochs=[2, 8]', f'schedule={scope}')),
                    quantised(f'pq_{scope}', 'pq', 2, 1, ('quantized.stage_epochs=[1, 1, 8]', f'schedule={scope}'))]
-    result += [quantised(f'lambda_{weight}', 'guided', 2, 1, (f'guided.lambda={weight}',)) for weight in (10, 100, 1, 300)]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 

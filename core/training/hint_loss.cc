@@ -63,8 +63,10 @@ HintTerm Fast(const Features& low, const Features& full, double n, const HintOpt
   const double squares = HintDistance(
       {.size = b.numel(), .low = Read(a), .full = Read(b), .n = static_cast<float>(n), .difference = Write(difference), .full_masked = Write(masked)});
   const double unit = SquaredUnit(n) / static_cast<double>(b.numel());
-  low.fast->parts->push_back({difference, static_cast<float>(options.weight * unit * UnitsPerNumber(low, n))});
-  full.fast->parts->push_back({options.clipped ? difference : masked, static_cast<float>(-options.weight * unit * UnitsPerNumber(full, n))});
+  if (options.weight != 0) {
+    low.fast->parts->push_back({difference, static_cast<float>(options.weight * unit * UnitsPerNumber(low, n))});
+    full.fast->parts->push_back({options.clipped ? difference : masked, static_cast<float>(-options.weight * unit * UnitsPerNumber(full, n))});
+  }
   return {.distance = 0.5 * unit * squares};
 }
 

@@ -66,9 +66,13 @@ struct Floats {
   _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(kept));
 #endif
 }
+// Rounded to integers, ties to even; 0..255.
+[[gnu::always_inline]] inline void StoreRounded(uint8_t* p, Floats x, LaneMask m) {
+  _mm_mask_storeu_epi8(p, m, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
 // Integers 0..255.
 [[gnu::always_inline]] inline void Store(uint8_t* p, Floats x, LaneMask m) {
-  _mm_mask_storeu_epi8(p, m, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+  StoreRounded(p, x, m);
 }
 [[gnu::always_inline]] inline void Store(int16_t* p, Ints x, LaneMask m) {
   _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(x.v));
@@ -91,9 +95,6 @@ struct Floats {
 // low for a NaN
 [[gnu::always_inline]] inline Floats Clamp(Floats a, Floats low, Floats high) {
   return {_mm512_min_ps(_mm512_max_ps(a.v, low.v), high.v)};
-}
-[[gnu::always_inline]] inline LaneMask AtLeast(Floats a, Floats b) {
-  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
 }
 [[gnu::always_inline]] inline LaneMask Above(Floats a, Floats b) {
   return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ);

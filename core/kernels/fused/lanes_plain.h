@@ -131,8 +131,8 @@ inline Floats Clamp(Floats a, Floats low, Floats high) {
     return raised < high.v[i] ? raised : high.v[i];
   });
 }
-inline LaneMask AtLeast(Floats a, Floats b) {
-  return MakeMask([&](int i) { return a.v[i] >= b.v[i]; });
+inline void StoreRounded(uint8_t* p, Floats x, LaneMask m) {
+  Store(p, Rint(x), m);
 }
 inline LaneMask Above(Floats a, Floats b) {
   return MakeMask([&](int i) { return a.v[i] > b.v[i]; });

@@ -4,6 +4,7 @@
 #define BITSTAIR_TYPED_LOOPS
 #define BITSTAIR_INLINE __attribute__((always_inline))
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>

@@ -2,6 +2,7 @@
 #define BITSTAIR_LANES plain
 #define BITSTAIR_INLINE
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
