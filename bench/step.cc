@@ -13,6 +13,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include <gperftools/malloc_extension.h>
 #include <CLI/CLI.hpp>
@@ -69,10 +70,17 @@ struct Trainer final : Trainee {
   bitstair::core::LocalGradients gradients;
   std::unique_ptr<bitstair::core::TrainStep> step;
   Batch batch;
+  std::vector<bitstair::core::ClipCount> clips;
+  std::vector<double> gradient_norms;
 
-  Trainer(const bitstair::core::NetworkConfig& config, int64_t images) : network(MakeNetwork(config)), batch(MakeBatch(config, images)) {
+  // telemetry: with what the trainer's telemetry of layers takes from each step.
+  Trainer(const bitstair::core::NetworkConfig& config, int64_t images, bool telemetry) : network(MakeNetwork(config)), batch(MakeBatch(config, images)) {
     sgd = std::make_unique<bitstair::core::Sgd>(network->parameters(), bitstair::core::SgdOptions{});
     step = std::make_unique<bitstair::core::TrainStep>(network.get(), sgd.get(), &gradients);
+    if (!telemetry) return;
+    clips.resize(network->activation_groups().size());
+    network->set_clip_counts(&clips);
+    sgd->set_gradient_norms(&gradient_norms);
   }
 
   void Step() override {
@@ -162,6 +170,8 @@ int main(int argc, char** argv) {
   app.add_option("--batch", batch)->required()->check(CLI::PositiveNumber);
   app.add_option("--threads", threads)->required()->check(CLI::PositiveNumber);
   app.add_option("--numerics", numerics)->check(CLI::IsMember({"fast", "reference"}));
+  bool telemetry = false;
+  app.add_flag("--telemetry", telemetry, "Count clips and gradient norms in every step, as the trainer does (of one net; not in guided_w4a4)");
   CLI11_PARSE(app, argc, argv);
   if (mode != "w4a4" && mode != "bf16" && mode != "w4a4_fast8" && mode != "guided_w4a4") {
     std::cerr << "bench_step: mode " << mode << " is not supported\n";
@@ -171,7 +181,7 @@ int main(int argc, char** argv) {
     at::set_num_threads(threads);
     {
       // Code and tables that are loaded late belong to the libraries, not to the network's memory.
-      Trainer small(ConfigOf("resnet20", 4, numerics), 2);
+      Trainer small(ConfigOf("resnet20", 4, numerics), 2, telemetry);
       small.Step();
     }
     MallocExtension::instance()->ReleaseFreeMemory();
@@ -181,7 +191,7 @@ int main(int argc, char** argv) {
     if (mode == "guided_w4a4") {
       trainee = std::make_unique<PairTrainer>(config, batch);
     } else {
-      trainee = std::make_unique<Trainer>(config, batch);
+      trainee = std::make_unique<Trainer>(config, batch, telemetry);
     }
     for (int i = 0; i < kWarmUpSteps; ++i) trainee->Step();
     std::cout << nlohmann::json{{"ready", true}, {"threads", at::get_num_threads()}} << std::endl;

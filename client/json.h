@@ -1,17 +1,14 @@
-// What the command line prints for programs: JSON of messages and results, and the same as YAML.
+// What the command line prints for programs: JSON of messages and results.
 #pragma once
 
 #include <google/protobuf/message.h>
 
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "bitstair/v1/job.pb.h"
+#include "client/dump.h"
 
 namespace bitstair::client {
-
-using Json = nlohmann::ordered_json;
 
 enum class EnumWords { kUpper, kRecipe };  // "RUNNING", or as recipes write them: "per_width"
 
@@ -30,8 +27,5 @@ std::string StateWord(v1::StageState state);
 // "reason", "key", "attempts", "generation", "resumed_epoch", "resumed_step", "bit_exact", "placement".
 // details: adds "spec" and, to each stage, "progress" and "results" (one per epoch).
 Json JobJson(const v1::Job& job, bool details);
-
-// `format`: "json" (indented by 2) or "yaml"; ends with a newline.
-std::string Dump(const Json& value, const std::string& format);
 
 }  // namespace bitstair::client

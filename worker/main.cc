@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -25,6 +26,7 @@ extern "C" {
 #include "worker/datasets.h"
 #include "worker/devices.h"
 #include "worker/metrics.h"
+#include "worker/named_folders.h"
 
 namespace bitstair::worker {
 namespace {
@@ -33,7 +35,6 @@ namespace asio = boost::asio;
 namespace fs = std::filesystem;
 
 constexpr int kUsageError = 2;
-constexpr char kDebianFashionMnist[] = "/usr/share/datasets/fashion-mnist";
 
 constexpr char kExamples[] = R"(Examples:
   bitstair-worker --coordinator 127.0.0.1:7420 --state-dir /var/lib/bitstair/worker --data cifar100=/data/cifar100
@@ -74,17 +75,9 @@ std::string DefaultTrainer() {
 
 absl::StatusOr<DatasetOptions> ParseData(const Flags& flags) {
   DatasetOptions options;
-  for (const std::string& entry : flags.data) {
-    const size_t equals = entry.find('=');
-    const std::string name = entry.substr(0, equals);
-    if (equals == std::string::npos || name.empty() || equals + 1 == entry.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("--data ", entry, ": write NAME=PATH"));
-    }
-    if (!options.named.emplace(name, fs::absolute(entry.substr(equals + 1)).string()).second) {
-      return absl::InvalidArgumentError(absl::StrCat("--data: the name ", name, " is given twice"));
-    }
-  }
-  if (fs::is_directory(kDebianFashionMnist)) options.named.emplace("fashion_mnist", kDebianFashionMnist);
+  absl::StatusOr<std::map<std::string, std::string>> named = NamedFolders(flags.data);
+  if (!named.ok()) return named.status();
+  options.named = *std::move(named);
   for (const std::string& root : flags.data_roots) options.roots.push_back(fs::absolute(root).string());
   if (const absl::Status status = Datasets(options).Check(); !status.ok()) return status;
   return options;

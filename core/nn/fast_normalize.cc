@@ -1,12 +1,14 @@
 // FastNormalize of nn/fast_layers.h.
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "core/kernels/cpu_clones.h"
 #include "core/kernels/quant_math.h"
 #include "core/kernels/range_gradient.h"
 #include "core/nn/batch_norm.h"
@@ -118,12 +120,17 @@ const uint16_t* Words(const at::Tensor& mask) {
   return mask.defined() ? static_cast<const uint16_t*>(mask.const_data_ptr()) : nullptr;
 }
 
-// Bits set in a mask of `elements` bits.
-int64_t CountBits(const at::Tensor& mask, int64_t elements) {
-  const auto* words = static_cast<const uint16_t*>(mask.const_data_ptr());
+// Bits set among the first `elements` of a mask. Four words at a time: it is done in every step, and a popcount is one instruction in the clones.
+BITSTAIR_CPU_CLONES int64_t CountBits(const uint16_t* words, int64_t elements) {
+  constexpr int64_t kAtOnce = 4;
   const int64_t whole = elements / SumsGradient::kMaskWordBits, rest = elements % SumsGradient::kMaskWordBits;
-  int64_t bits = 0;
-  for (int64_t i = 0; i < whole; ++i) bits += std::popcount(words[i]);
+  int64_t bits = 0, i = 0;
+  for (; i + kAtOnce <= whole; i += kAtOnce) {
+    uint64_t four = 0;
+    std::memcpy(&four, words + i, sizeof(four));
+    bits += std::popcount(four);
+  }
+  for (; i < whole; ++i) bits += std::popcount(words[i]);
   if (rest > 0) bits += std::popcount(static_cast<uint16_t>(words[whole] & ((1U << rest) - 1)));
   return bits;
 }
@@ -295,7 +302,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     return out;
   }
 
-  if (passed != nullptr) *passed = CountBits(mask, numbers_count);
+  if (passed != nullptr) *passed = CountBits(Words(std::as_const(mask)), numbers_count);
   Backward backward;
   backward.received = out.fast->parts;
   if (codes) backward.number_scale = static_cast<double>(activation.greatest_code) / range;

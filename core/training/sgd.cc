@@ -45,7 +45,7 @@ void Sgd::Step(double learning_rate) {
       continue;
     }
     TORCH_CHECK(p.leaf.grad().defined(), p.name, " has no gradient");
-    if (norms_ != nullptr) norms_->push_back(p.leaf.grad().norm(2, at::kDouble).item<double>());
+    if (norms_ != nullptr) norms_->push_back(p.batch_norm ? 0 : p.leaf.grad().norm(2, at::kDouble).item<double>());
     add(i, p.leaf.grad().contiguous(), weights);
     p.leaf.mutable_grad().reset();
     const at::Tensor step = p.quantizer != nullptr ? p.quantizer->learned().value : at::Tensor();

@@ -31,7 +31,7 @@ class Sgd {
   void Step(double learning_rate);
 
   // Telemetry: each Step writes the norm of every leaf's gradient here, as it comes (averaged over the ranks; no weight decay), in the order of the parameters;
-  // 0 for a weight's step, which has no leaf gradient. Null: nowhere.
+  // 0 for a batch norm's parameters, which nobody asks for, and for a weight's step, which has no leaf gradient. Null: nowhere.
   void set_gradient_norms(std::vector<double>* norms) { norms_ = norms; }
 
   // Same order, shapes and dtype as the parameters' latent tensors. For checkpoints.

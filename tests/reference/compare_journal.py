@@ -33,7 +33,7 @@ def compare_mutual(core, widths):
         compare_end(core, name, net, optimizer)
 
 
-def compare_stochastic(core, bits):
+def compare_stochastic(core, bits, pooled):
     net, name = model_of(StochasticModel, core, f'w{bits}', bits, bits), f'w{bits}'
     optimizer, steps, seen = optimizer_of(net), core['labels'].size(0), set()
     for step in range(steps):
@@ -52,6 +52,9 @@ def compare_stochastic(core, bits):
     if len(seen) < 4:
         sys.exit(f'FAILED: only {len(seen)} choices of layers in {steps} steps')
     compare_end(core, name, net, optimizer)
+    print(f'pooling windows of unrounded activations with several maxima: {net.ties}')
+    if pooled and not all(net.ties.values()):
+        sys.exit('FAILED: the run has no ties to be taken alike')
 
 
 def compare(core, run):
@@ -59,7 +62,7 @@ def compare(core, run):
     if run.startswith('mutual'):
         compare_mutual(core, widths)
     else:
-        compare_stochastic(core, *widths)
+        compare_stochastic(core, *widths, pooled='convnet' in run or 'alexnet' in run)
 
 
 several_nets.run(compare)

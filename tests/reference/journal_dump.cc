@@ -31,8 +31,6 @@ struct Run {
   DistillationOptions options = {};
 };
 
-// Stochastic precision without max-pooling: where integer sums are equal, unrounded activations are too, and which one of them is the maximum would depend on
-// the last bit of PyTorch's sums of values.
 const std::vector<Run>& Runs() {
   static const std::vector<Run> runs = {
       {"mutual_resnet20_w4", "resnet20", 3, 12, {4}, 0.05, true},
@@ -40,6 +38,10 @@ const std::vector<Run>& Runs() {
       {"stochastic_resnet20_w4", "resnet20", 3, 12, {4}, 0.02, false},
       {"stochastic_resnet20_b_w3", "resnet20_b", 3, 12, {3}, 0.02, false},
       {"stochastic_preresnet20_w2", "preresnet20", 3, 12, {2}, 0.02, false},
+      // Max pooling of unrounded activations: with few bits many of a window are equal.
+      {"stochastic_convnet28_w2", "convnet28", 1, 28, {2}, 0.02, false},
+      {"stochastic_convnet28_w4", "convnet28", 1, 28, {4}, 0.02, false},
+      {"stochastic_alexnet_cifar_w2", "alexnet_cifar", 3, 32, {2}, 0.02, false},
   };
   return runs;
 }

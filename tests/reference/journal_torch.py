@@ -4,7 +4,7 @@ On values, in float64; gradients come from autograd alone.
 import torch
 import torch.nn.functional as F
 
-from quantized_torch import Model
+from quantized_torch import Model, Round, greatest_code
 
 PURPOSE = 8  # docs/formats/random.md
 
@@ -72,14 +72,20 @@ class StochasticModel(Model):
 
     rounded = frozenset()
 
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.ties = {"at 1": 0, "below 1": 0}  # pooling windows of unrounded activations with more than one maximum
+
     def units(self):
         return [name for name in self.quantized if ".downsample." not in name]
+
+    def is_rounded(self, name):
+        return (name if ".downsample." not in name else name.split(".downsample.")[0] + ".conv1.weight") in self.rounded
 
     def begin_step(self):
         super().begin_step()
         for name in self.quantized:
-            unit = name if ".downsample." not in name else name.split(".downsample.")[0] + ".conv1.weight"
-            if unit not in self.rounded:
+            if not self.is_rounded(name):
                 t = torch.tanh(self.learned[name])
                 self.quantized_graph[name] = t / t.abs().max()
                 self.leaves[name] = self.quantized_graph[name].detach().requires_grad_()
@@ -90,3 +96,26 @@ class StochasticModel(Model):
         if number < len(readers) and readers[number] not in self.rounded:
             bits = 32
         return super().activate(y, bits, norm)
+
+    def normalized(self, x, x_bits, name, norm, stride=1, padding=None):
+        """A rounded layer is summed on integers, exactly: an unrounded activation behind it keeps every tie, and a pooling then takes the first of the greatest,
+        as PyTorch does. Sums of values a/n would part ties by their last bits."""
+        if name not in self.quantized or not self.is_rounded(name):
+            return super().normalized(x, x_bits, name, norm, stride, padding)
+        n_a, n_w = greatest_code(x_bits), greatest_code(self.weight_width(name))
+        a, o = Round.apply(x * n_a), Round.apply(self.leaves[name] * n_w)
+        if o.dim() == 2:
+            sums = F.linear(a, o)
+        else:
+            sums = F.conv2d(a, o, stride=stride, padding=o.size(2) // 2 if padding is None else padding)
+        return self.batch_norm(sums / (n_a * n_w), norm)
+
+    def max_pool(self, x, size, stride=None, padding=0):
+        pooled = super().max_pool(x, size, stride, padding)
+        if self.activations[-1][1] == 32 and padding == 0:
+            step = size if stride is None else stride
+            windows = x.detach().unfold(2, size, step).unfold(3, size, step).flatten(4)
+            tied = (windows == pooled.detach().unsqueeze(-1)).sum(-1) > 1
+            self.ties["at 1"] += (tied & (pooled == 1)).sum().item()
+            self.ties["below 1"] += (tied & (pooled > 0) & (pooled < 1)).sum().item()
+        return pooled

@@ -43,7 +43,7 @@ def resnet(model, images):
     imagenet = model.learned["conv1.weight"].size(2) == 7
     x = model.layer(images, 32, "conv1.weight", "bn1", bits, stride=2 if imagenet else 1)
     if imagenet:
-        x, model.carried = F.max_pool2d(x, 3, 2, 1), F.max_pool2d(model.carried, 3, 2, 1)
+        x, model.carried = model.max_pool(x, 3, 2, 1), model.max_pool(model.carried, 3, 2, 1)
     for name, group, first, last in blocks_of(model):
         stride = 2 if first and group > 1 else 1
         bottleneck = f"{name}.conv3.weight" in model.learned
@@ -78,11 +78,11 @@ def alexnet(model, images):
     bits = model.activation_bits
     imagenet = model.learned["conv1.weight"].size(2) == 11
     x = model.layer(images, 32, "conv1.weight", "bn1", bits, stride=4 if imagenet else 1, padding=2 if imagenet else 1)
-    x = F.max_pool2d(x, 3, 2)
-    x = F.max_pool2d(model.layer(x, bits, "conv2.weight", "bn2", bits), 3, 2)
+    x = model.max_pool(x, 3, 2)
+    x = model.max_pool(model.layer(x, bits, "conv2.weight", "bn2", bits), 3, 2)
     for i in (3, 4, 5):
         x = model.layer(x, bits, f"conv{i}.weight", f"bn{i}", bits)
-    x = F.max_pool2d(x, 3, 2).flatten(1)
+    x = model.max_pool(x, 3, 2).flatten(1)
     x = model.layer(x, bits, "fc1.weight", "bn6", bits)
     return model.last_layer(model.layer(x, bits, "fc2.weight", "bn7", 32))
 
@@ -90,9 +90,9 @@ def alexnet(model, images):
 def convnet28(model, images):
     bits = model.activation_bits
     x = model.hints["conv1"] = model.layer(images, 32, "conv1.weight", "bn1", bits)
-    x = model.hints["conv2"] = model.layer(F.max_pool2d(x, 2), bits, "conv2.weight", "bn2", bits)
-    x = model.hints["conv3"] = model.layer(F.max_pool2d(x, 2), bits, "conv3.weight", "bn3", bits)
-    x = model.hints["fc1"] = model.layer(F.max_pool2d(x, 2).flatten(1), bits, "fc1.weight", "bn4", 32)
+    x = model.hints["conv2"] = model.layer(model.max_pool(x, 2), bits, "conv2.weight", "bn2", bits)
+    x = model.hints["conv3"] = model.layer(model.max_pool(x, 2), bits, "conv3.weight", "bn3", bits)
+    x = model.hints["fc1"] = model.layer(model.max_pool(x, 2).flatten(1), bits, "fc1.weight", "bn4", 32)
     return model.last_layer(x)
 
 

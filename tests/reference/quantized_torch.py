@@ -180,6 +180,9 @@ class Model:
         mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
         return self.sums_to_x(x, x_bits, name, weight, linear, stride, padding, gamma, beta, mean, variance)
 
+    def max_pool(self, x, size, stride=None, padding=0):
+        return F.max_pool2d(x, size, stride, padding)
+
     def batch_norm(self, values, norm):
         mean, variance = self.statistics[f"{norm}.running_mean"], self.statistics[f"{norm}.running_var"]
         gamma, beta = self.learned[f"{norm}.weight"], self.learned[f"{norm}.bias"]

@@ -6,11 +6,13 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/data/dataset.h"
 #include "core/files/durable_file.h"
@@ -19,11 +21,32 @@
 #include "core/nn/network.h"
 #include "core/nn/network_state.h"
 #include "core/training/normalized_images.h"
+#include "worker/named_folders.h"
 
 namespace bitstair::evaluator {
 namespace {
 
-constexpr char kFashionMnist[] = "/usr/share/datasets/fashion-mnist";  // Debian's, which every worker offers as fashion_mnist
+bool IsFolder(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_directory(path, error);
+}
+
+// --data: a folder; NAME=PATH, as `bitstair run` takes it; or a name that needs no path.
+absl::StatusOr<std::string> FolderOf(const std::string& data) {
+  if (IsFolder(data)) return data;
+  const std::string name = data.substr(0, data.find('='));
+  const bool given = name.size() < data.size();
+  const auto known = worker::NamedFolders(given ? std::vector<std::string>{data} : std::vector<std::string>());
+  if (!known.ok()) return known.status();
+  if (const auto found = known->find(name); found != known->end()) {
+    if (IsFolder(found->second)) return found->second;
+    return absl::NotFoundError(absl::StrCat("--data ", data, ": ", found->second, " is no folder"));
+  }
+  std::vector<std::string> names;
+  for (const auto& entry : *known) names.push_back(entry.first);
+  return absl::NotFoundError(absl::StrCat("--data ", data, ": no folder, and no data set \"", name,
+                                          "\" here (there is: ", names.empty() ? "none" : absl::StrJoin(names, ", "), "); give --data ", name, "=PATH"));
+}
 
 absl::Status CheckChannels(const char* flag, const std::vector<float>& values, int channels, bool positive) {
   if (values.size() != static_cast<size_t>(channels)) {
@@ -35,12 +58,9 @@ absl::Status CheckChannels(const char* flag, const std::vector<float>& values, i
 }
 
 absl::StatusOr<std::unique_ptr<core::SampleSource>> OpenData(const EvaluationRequest& request, std::string* folder) {
-  std::error_code error;
-  *folder = request.data == "fashion_mnist" && !std::filesystem::is_directory(request.data, error) ? kFashionMnist : request.data;
-  if (!std::filesystem::is_directory(*folder, error)) {
-    return absl::NotFoundError(
-        absl::StrCat("--data ", request.data, ": no folder, and no data set that is known by name (fashion_mnist, where Debian's is installed)"));
-  }
+  absl::StatusOr<std::string> found = FolderOf(request.data);
+  if (!found.ok()) return found.status();
+  *folder = *std::move(found);
   absl::StatusOr<std::unique_ptr<core::SampleSource>> data =
       core::OpenDataset(*folder, request.train_images ? core::Split::kTrain : core::Split::kTest, request.limit);
   if (!data.ok()) return data.status();

@@ -12,7 +12,7 @@ namespace bitstair::evaluator {
 
 struct EvaluationRequest {
   std::string weights;  // file
-  std::string data;     // folder, or a name that every worker offers
+  std::string data;     // folder, NAME=PATH, or a name that every worker offers (worker/named_folders.h)
   bool train_images = false;
   int64_t limit = 0;  // only the first so many images; 0: all
   // Per channel, of pixels in [0, 1]; empty: the data set's own.

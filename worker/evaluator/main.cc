@@ -7,11 +7,11 @@
 #include <string>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/dump.h"
 #include "worker/evaluator/evaluation.h"
 
 namespace {
@@ -40,7 +40,9 @@ void AddOptions(CLI::App& app, Flags& flags) {
   core::NetworkConfig& network = request.network;
   network.weight_bits = network.activation_bits = 0;
   app.add_option("--weights", request.weights, "safetensors, or a state dict of torch.save")->type_name("FILE")->required();
-  app.add_option("--data", request.data, "Folder of a data set, or a name: fashion_mnist")->type_name("NAME|PATH")->required();
+  app.add_option("--data", request.data, "Folder of a data set; NAME=PATH as for `bitstair run`; or a name that needs no path: fashion_mnist")
+      ->type_name("PATH|NAME=PATH|NAME")
+      ->required();
   app.add_option("--network", network.network, "As in a recipe. Default: what a checkpoint of bitstair's says")->type_name("NAME");
   app.add_option("--mean", request.mean, "Of pixels in [0, 1], per channel. Default: the data set's own")->delimiter(',')->type_name("R,G,B");
   app.add_option("--std", request.std, "Likewise")->delimiter(',')->type_name("R,G,B");
@@ -65,7 +67,7 @@ void AddOptions(CLI::App& app, Flags& flags) {
       ->check(CLI::IsMember({"fast", "reference", "float64"}));
   app.add_option("--threads", flags.threads, "Default: one per core")->check(CLI::Range(1, 1024))->type_name("N");
   app.add_option("--logits", request.logits_file, "Write all images' logits there too, as a safetensors file")->type_name("FILE");
-  app.add_option("-o,--output", flags.output, "Format of what goes to stdout")->capture_default_str()->check(CLI::IsMember({"table", "json"}));
+  app.add_option("-o,--output", flags.output, "Format of what goes to stdout")->capture_default_str()->check(CLI::IsMember({"table", "json", "yaml"}));
 }
 
 // The words of the command line, as the core takes them. A layer width that cannot be read is INVALID_ARGUMENT.
@@ -93,22 +95,22 @@ void Print(const Flags& flags, const EvaluationReport& report) {
                 static_cast<long long>(report.sums.images));
     return;
   }
-  const nlohmann::json result = {{"network", report.network.network},
-                                 {"weights", flags.request.weights},
-                                 {"data", report.data},
-                                 {"numerics", report.network.dtype == c10::ScalarType::Double    ? "float64"
-                                              : report.network.numerics == core::Numerics::kFast ? "fast"
-                                                                                                 : "reference"},
-                                 {"weight_bits", report.network.weight_bits},
-                                 {"activation_bits", report.network.activation_bits},
-                                 {"images", report.sums.images},
-                                 {"skipped_images", report.sums.skipped},
-                                 {"top1", percent(report.sums.top1)},
-                                 {"top5", percent(report.sums.top5)},
-                                 {"loss", report.sums.images > 0 ? report.sums.loss / static_cast<double>(report.sums.images) : 0.0},
-                                 {"missing", report.missing},
-                                 {"unexpected", report.unexpected}};
-  std::printf("%s\n", result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  const bitstair::client::Json result = {{"network", report.network.network},
+                                         {"weights", flags.request.weights},
+                                         {"data", report.data},
+                                         {"numerics", report.network.dtype == c10::ScalarType::Double    ? "float64"
+                                                      : report.network.numerics == core::Numerics::kFast ? "fast"
+                                                                                                         : "reference"},
+                                         {"weight_bits", report.network.weight_bits},
+                                         {"activation_bits", report.network.activation_bits},
+                                         {"images", report.sums.images},
+                                         {"skipped_images", report.sums.skipped},
+                                         {"top1", percent(report.sums.top1)},
+                                         {"top5", percent(report.sums.top5)},
+                                         {"loss", report.sums.images > 0 ? report.sums.loss / static_cast<double>(report.sums.images) : 0.0},
+                                         {"missing", report.missing},
+                                         {"unexpected", report.unexpected}};
+  std::fputs(bitstair::client::Dump(result, flags.output).c_str(), stdout);
 }
 
 int Run(Flags& flags) {

@@ -1,14 +1,19 @@
 #include "worker/trainer/layer_telemetry.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 
 namespace bitstair::trainer {
 namespace {
+
+constexpr size_t kNoLayer = std::numeric_limits<size_t>::max();
 
 // A net's rows, in the order in which their names come up first.
 class Rows {
@@ -32,14 +37,36 @@ class Rows {
 }  // namespace
 
 LayerTelemetry::LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points) : hint_points_(std::move(hint_points)) {
-  for (StageNet& net : nets) nets_.push_back({std::move(net), {}, {}});
-  TakeSums();
+  for (StageNet& stage_net : nets) {
+    Net& net = nets_.emplace_back();
+    net.net = std::move(stage_net);
+    for (const core::Parameter& parameter : net.net.network->parameters()) {
+      if (parameter.batch_norm) {
+        net.layer_of.push_back(kNoLayer);
+        continue;
+      }
+      const std::string layer = parameter.name.substr(0, parameter.name.rfind('.'));
+      const auto found = std::find(net.layers.begin(), net.layers.end(), layer);
+      net.layer_of.push_back(static_cast<size_t>(found - net.layers.begin()));
+      if (found == net.layers.end()) net.layers.push_back(layer);
+    }
+  }
+  Forget();
+}
+
+void LayerTelemetry::Forget() {
+  for (Net& net : nets_) {
+    net.clips.assign(net.net.network->activation_groups().size(), {});
+    net.gradient_norms.assign(net.layers.size(), 0);
+  }
+  hints_.assign(hint_points_.size(), 0);
+  steps_ = 0;
 }
 
 void LayerTelemetry::BeginStep() {
   for (Net& net : nets_) {
     net.net.network->set_clip_counts(&net.clips);
-    net.net.sgd->set_gradient_norms(&net.gradient_norms);
+    net.net.sgd->set_gradient_norms(&net.step_norms);
   }
 }
 
@@ -47,45 +74,57 @@ void LayerTelemetry::EndStep(const std::vector<double>& hints) {
   for (Net& net : nets_) {
     net.net.network->set_clip_counts(nullptr);
     net.net.sgd->set_gradient_norms(nullptr);
+    std::vector<double> squares(net.layers.size());
+    for (size_t i = 0; i < net.layer_of.size(); ++i) {
+      if (net.layer_of[i] != kNoLayer) squares[net.layer_of[i]] += net.step_norms.at(i) * net.step_norms.at(i);
+    }
+    for (size_t i = 0; i < net.layers.size(); ++i) net.gradient_norms[i] += std::sqrt(squares[i]);
   }
-  if (hints.size() == hint_points_.size()) hints_ = hints;  // a failed step has none
+  for (size_t i = 0; i < hints_.size(); ++i) hints_[i] += hints.at(i);
+  ++steps_;
 }
 
-std::vector<double> LayerTelemetry::TakeSums() {
-  std::vector<double> sums;
-  for (Net& net : nets_) {
+std::vector<double> LayerTelemetry::Sums() const {
+  std::vector<double> sums{static_cast<double>(steps_)};
+  for (const Net& net : nets_) {
     for (const core::ClipCount& clips : net.clips) sums.insert(sums.end(), {static_cast<double>(clips.inputs), static_cast<double>(clips.passed)});
-    net.clips.assign(net.net.network->activation_groups().size(), {});
-    net.gradient_norms.resize(net.net.network->parameters().size());
     sums.insert(sums.end(), net.gradient_norms.begin(), net.gradient_norms.end());
-    net.gradient_norms.assign(net.gradient_norms.size(), 0);
   }
   sums.insert(sums.end(), hints_.begin(), hints_.end());
-  hints_.assign(hint_points_.size(), 0);
   return sums;
 }
 
-void LayerTelemetry::Add(const std::vector<double>& sums, int world_size, v1::EpochResult* result) const {
+absl::Status LayerTelemetry::Restore(const std::vector<double>& sums) {
+  const size_t expected = Sums().size();
+  if (sums.size() != expected) return absl::InvalidArgumentError(absl::StrCat("the checkpoint has ", sums.size(), " numbers of telemetry, not ", expected));
+  size_t at = 0;
+  const auto next = [&] { return sums[at++]; };
+  steps_ = static_cast<int64_t>(next());
+  for (Net& net : nets_) {
+    for (core::ClipCount& clips : net.clips) {
+      clips.inputs = static_cast<int64_t>(next());
+      clips.passed = static_cast<int64_t>(next());
+    }
+    for (double& norm : net.gradient_norms) norm = next();
+  }
+  for (double& hint : hints_) hint = next();
+  return absl::OkStatus();
+}
+
+void LayerTelemetry::Add(const std::vector<double>& sums, v1::EpochResult* result) const {
   size_t at = 0;
   const auto next = [&] { return sums.at(at++); };
-  bool looked = false;
+  const double steps = next();  // of all ranks
   for (const Net& net : nets_) {
     core::Network& network = *net.net.network;
     Rows rows(std::string(absl::StripSuffix(net.net.prefix, "/")), result);
     for (const core::ActivationGroup& group : network.activation_groups()) {
       const double inputs = next(), passed = next();
-      if (inputs == 0) continue;
-      looked = true;
-      rows[group.name].set_clipped_share(1 - passed / inputs);
+      if (inputs > 0) rows[group.name].set_clipped_share(1 - passed / inputs);
     }
-    std::map<std::string, double> squares;
-    for (const core::Parameter& parameter : network.parameters()) {
-      const double norm = next() / world_size;
-      if (!parameter.batch_norm && looked) squares[parameter.name.substr(0, parameter.name.rfind('.'))] += norm * norm;
-    }
-    for (const core::Parameter& parameter : network.parameters()) {  // in the network's order
-      const auto found = squares.find(parameter.name.substr(0, parameter.name.rfind('.')));
-      if (found != squares.end()) rows[found->first].set_gradient_norm(std::sqrt(found->second));
+    for (const std::string& layer : net.layers) {
+      const double norm = next();
+      if (steps > 0) rows[layer].set_gradient_norm(norm / steps);
     }
     for (const core::WeightLevels& levels : network.CountWeightLevels()) {
       v1::LayerTelemetry& row = rows[levels.layer];
@@ -99,14 +138,14 @@ void LayerTelemetry::Add(const std::vector<double>& sums, int world_size, v1::Ep
   }
   Rows rows(std::string(absl::StripSuffix(nets_[0].net.prefix, "/")), result);
   for (const std::string& point : hint_points_) {
-    const double distance = next() / world_size;
-    if (!looked) continue;
+    const double distance = next();
+    if (steps == 0) continue;
     // The point may be named as a layer of the stage's own net is.
     v1::LayerTelemetry* row = nullptr;
     for (v1::LayerTelemetry& layer : *result->mutable_layers()) {
       if (layer.net().empty() && layer.name() == point) row = &layer;
     }
-    (row != nullptr ? *row : rows[point]).set_hint_distance(distance);
+    (row != nullptr ? *row : rows[point]).set_hint_distance(distance / steps);
   }
 }
 

@@ -128,10 +128,9 @@ absl::Status Trainer::TrainEpoch() {
 
 absl::StatusOr<Trainer::StepOutcome> Trainer::RunStep(const core::Batch& batch) {
   if (spec().has_stochastic_precision()) ChooseLayers(batch);
-  const bool last = position_.step + 1 == steps_per_epoch_;
-  if (last) telemetry_->BeginStep();
+  telemetry_->BeginStep();
   absl::StatusOr<StepOutcome> outcome = RunNets(batch);
-  if (last) telemetry_->EndStep(outcome.ok() ? outcome->hints : std::vector<double>());
+  if (outcome.ok()) telemetry_->EndStep(outcome->hints);
   return outcome;
 }
 
@@ -232,10 +231,10 @@ absl::Status Trainer::EndEpoch() {
   // Both nets read the same test images.
   result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {static_cast<double>(skipped_)}), 0)));
   if (result.skipped_images() > 0 && is_rank0()) spdlog::warn("{}: {} images could not be read", Where(), result.skipped_images());
-  std::vector<double> sums = telemetry_->TakeSums();
+  std::vector<double> sums = telemetry_->Sums();
   const std::vector<std::vector<double>> of_ranks = Exchange(*group_, sums);
   for (size_t i = 0; i < sums.size(); ++i) sums[i] = Sum(of_ranks, i);
-  telemetry_->Add(sums, start_.world_size(), &result);
+  telemetry_->Add(sums, &result);
   const std::string others = AddOtherNets(tests, &result);
   spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %{}, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
                spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), others, result.images_per_second(),
@@ -247,6 +246,7 @@ absl::Status Trainer::EndEpoch() {
     channel_.Send(message);
   }
   position_ = {.epoch = position_.epoch + 1, .students = std::vector<core::Checkpoint::NetSums>(position_.students.size())};
+  telemetry_->Forget();
   skipped_ = 0;
   return absl::OkStatus();
 }
@@ -314,6 +314,7 @@ absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
   core::Checkpoint checkpoint = MakeCheckpoint(start_, position_, final);
   for (const StageNet& net : StageNets()) AddNet(net, group_->AllGather(FlattenStatistics(*net.network)), averaged, &checkpoint);
   AddTeacherStart(teacher_start_, &checkpoint);
+  if (position_.step > 0) AddTelemetry(Exchange(*group_, telemetry_->Sums()), &checkpoint);
   if (is_rank0()) {
     const absl::StatusOr<core::SavedCheckpoint> saved = core::SaveCheckpoint(start_.checkpoint_dir(), checkpoint, NumericProfile(start_));
     if (!saved.ok()) return absl::Status(saved.status().code(), absl::StrCat(Where(), ": cannot save a checkpoint: ", saved.status().message()));

@@ -71,7 +71,14 @@ absl::Status Trainer::LoadNets() {
   }
   position_.students.resize(spec().distillation().students_size());
   // What a recipe may have wrong is found before the data is worked on.
-  return spec().has_guided() ? core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points).status() : absl::OkStatus();
+  std::vector<std::string> hint_points;
+  if (spec().has_guided()) {
+    const absl::StatusOr<std::vector<size_t>> chosen = core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points);
+    if (!chosen.ok()) return chosen.status();
+    for (const size_t point : *chosen) hint_points.push_back(nets_[0].network->hint_points()[point].name);
+  }
+  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points));
+  return absl::OkStatus();
 }
 
 std::vector<StageNet> Trainer::StageNets() const {
@@ -115,6 +122,7 @@ absl::Status Trainer::LoadState() {
     if (status.ok() && position_.students.size() != static_cast<size_t>(spec().distillation().students_size())) {
       status = absl::InvalidArgumentError(absl::StrCat("the checkpoint has ", position_.students.size(), " further students"));
     }
+    if (const auto sums = TelemetryOf(*checkpoint, start_.rank()); status.ok() && sums.has_value()) status = telemetry_->Restore(*sums);
     if (status.ok() && position_.step > steps_per_epoch_) status = absl::InvalidArgumentError(absl::StrCat("step ", position_.step, " of ", steps_per_epoch_));
   } else {
     if (spec().calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) report_.Phase("calibrate", kLoadDeadline);
@@ -189,13 +197,6 @@ absl::Status Trainer::MakeStep() {
     }
     net.gradients = MakeGradientAllreduce(net.network->parameters(), net.group != nullptr ? *net.group : *group_);
   }
-  std::vector<std::string> hint_points;
-  if (spec().has_guided()) {
-    const absl::StatusOr<std::vector<size_t>> chosen = core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points);
-    if (!chosen.ok()) return chosen.status();
-    for (const size_t point : *chosen) hint_points.push_back(nets_[0].network->hint_points()[point].name);
-  }
-  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points));
   const auto member = [](const Net& net) { return core::PairMember{net.network.get(), net.sgd.get(), net.gradients.get()}; };
   if (spec().has_distillation()) {
     std::vector<core::PairMember> students{member(nets_[0])};

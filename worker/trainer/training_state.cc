@@ -35,6 +35,10 @@ std::string RankPrefix(const std::string& prefix, int rank) {
   return absl::StrCat(prefix, "rank", rank, "/");
 }
 
+std::string TelemetryName(int rank) {
+  return RankPrefix("", rank) + "telemetry";
+}
+
 // A network's own tensors in a checkpoint: neither momentum nor a rank's copies.
 NamedTensors NetworkTensors(const core::Checkpoint& checkpoint, const std::string& prefix) {
   NamedTensors tensors;
@@ -243,6 +247,19 @@ void AddTeacherStart(const NamedTensors& teacher_start, core::Checkpoint* checkp
 
 NamedTensors TeacherStart(const core::Checkpoint& checkpoint) {
   return NetworkTensors(checkpoint, kStartPrefix);
+}
+
+void AddTelemetry(const std::vector<std::vector<double>>& of_ranks, core::Checkpoint* checkpoint) {
+  for (size_t rank = 0; rank < of_ranks.size(); ++rank) {
+    checkpoint->tensors[TelemetryName(static_cast<int>(rank))] = at::tensor(of_ranks[rank], at::kDouble);
+  }
+}
+
+std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoint, int rank) {
+  const auto found = checkpoint.tensors.find(TelemetryName(rank));
+  if (found == checkpoint.tensors.end()) return std::nullopt;
+  const at::Tensor numbers = found->second.to(at::kDouble).contiguous();
+  return std::vector<double>(numbers.const_data_ptr<double>(), numbers.const_data_ptr<double>() + numbers.numel());
 }
 
 std::string ParametersDigest(const std::vector<StageNet>& nets) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -83,6 +84,10 @@ absl::Status ReestimateStatistics(const core::SampleSource& train, core::Network
 void AddTeacherStart(const NamedTensors& teacher_start, core::Checkpoint* checkpoint);
 // Empty if the checkpoint has none.
 NamedTensors TeacherStart(const core::Checkpoint& checkpoint);
+
+// Of an epoch that is not over: every rank's sums (LayerTelemetry), in rank order, and this rank's of them; nothing if the checkpoint has none.
+void AddTelemetry(const std::vector<std::vector<double>>& of_ranks, core::Checkpoint* checkpoint);
+std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoint, int rank);
 
 // SHA-256 over names, latent weights and momentum of all nets. Equal on all ranks at every step.
 std::string ParametersDigest(const std::vector<StageNet>& nets);

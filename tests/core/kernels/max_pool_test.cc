@@ -59,6 +59,24 @@ TEST(MaxPoolTest, OddSizesLeaveTheRestOut) {
   }
 }
 
+TEST(MaxPoolTest, TiesGoWherePyTorchTakesThem) {
+  for (const c10::ScalarType type : {at::kFloat, at::kDouble}) {
+    for (const int64_t size : {2, 3}) {
+      const at::Tensor x = at::randint(0, 3, {4, 3, 12, 12}, type) / 2;  // 0, 0.5 and 1
+      at::Tensor pooled = at::empty({4, 3, 12 / size, 12 / size}, type);
+      at::Tensor taken = at::empty(pooled.sizes(), at::kByte);
+      MaxPool(x, size, pooled, taken);
+      for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+        const auto [theirs, indices] = at::max_pool2d_with_indices(x.contiguous(format), {size, size});
+        EXPECT_TRUE(pooled.equal(theirs));
+        // Theirs is an index into the plane.
+        const at::Tensor row = indices.div(12, "floor").remainder(size), column = indices.remainder(12).remainder(size);
+        EXPECT_TRUE(taken.to(at::kLong).equal((row * size + column).contiguous())) << type << " " << size << " " << format;
+      }
+    }
+  }
+}
+
 TEST(MaxPoolTest, NanWins) {
   at::Tensor x = at::ones({1, 1, 2, 2});
   x[0][0][1][0] = std::numeric_limits<float>::quiet_NaN();

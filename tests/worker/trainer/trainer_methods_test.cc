@@ -19,6 +19,13 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
+void ExpectSameLayers(const v1::EpochResult& have, const v1::EpochResult& want) {
+  ASSERT_EQ(have.layers_size(), want.layers_size());
+  EXPECT_GT(have.layers_size(), 0);
+  for (int i = 0; i < want.layers_size(); ++i)
+    EXPECT_EQ(have.layers(i).SerializeAsString(), want.layers(i).SerializeAsString()) << want.layers(i).ShortDebugString();
+}
+
 TEST_F(TrainerTest, LearnedStepsStartFromTheWeightsAndCarryOver) {
   v1::StartTrainer start = Start(1, 4, 4);
   start.mutable_spec()->set_quantizer("lsq");
@@ -138,6 +145,12 @@ TEST_F(TrainerTest, AChainOfGuidedPairsResumesBitForBit) {
     EXPECT_EQ(Final(resumed).checkpoint().sha256(), want.checkpoint().sha256());
     // Also what is reported of the epoch that was cut in two.
     EXPECT_EQ(resumed.epochs.back().teacher().SerializeAsString(), undisturbed.epochs.back().teacher().SerializeAsString());
+    ExpectSameLayers(resumed.epochs.back(), undisturbed.epochs.back());
+    const at::Tensor sums = Load(broken.checkpoints.back().path()).tensors.at("rank1/telemetry");
+    EXPECT_EQ(sums[0].item<double>(), 2) << "steps of the epoch";
+    EXPECT_EQ(sums[1].item<double>(), 2 * (kBatch / 2) * 16 * 28 * 28) << "what relu1 has been given";
+    EXPECT_LT(sums[2].item<double>(), sums[1].item<double>());
+    EXPECT_FALSE(Load(want.path()).tensors.contains("rank1/telemetry")) << "not at an epoch's end";
 
     const core::Checkpoint before = Load(first.path()), after = Load(want.path());
     for (const char* name : {"full/conv2.weight", "full/momentum/conv2.weight", "full/rank1/bn1.running_mean", "full/bn1.running_mean"}) {
@@ -197,10 +210,7 @@ TEST_F(TrainerTest, AChainOfDistillationsWithStochasticPrecisionResumesBitForBit
   EXPECT_EQ(Final(resumed).checkpoint().sha256(), want.checkpoint().sha256());
   EXPECT_EQ(resumed.epochs.back().teacher().SerializeAsString(), last.teacher().SerializeAsString());
   EXPECT_EQ(resumed.epochs.back().students(0).SerializeAsString(), last.students(0).SerializeAsString());
-  ASSERT_EQ(resumed.epochs.back().layers_size(), last.layers_size());
-  for (int i = 0; i < last.layers_size(); ++i) {
-    EXPECT_EQ(resumed.epochs.back().layers(i).SerializeAsString(), last.layers(i).SerializeAsString());
-  }
+  ExpectSameLayers(resumed.epochs.back(), last);
   const core::Checkpoint before = Load(first.path()), after = Load(want.path());
   for (const char* name : {"full/conv2.weight", "student2/conv2.weight", "student2/momentum/conv2.weight", "student2/bn1.running_mean"}) {
     ASSERT_TRUE(after.tensors.contains(name)) << name;
@@ -234,6 +244,7 @@ TEST_F(TrainerTest, AnEpochTellsOfItsLayers) {
   ASSERT_EQ(outcome.epochs.size(), 2U) << Problems(outcome);
   for (const v1::EpochResult& epoch : outcome.epochs) {
     int clips = 0, levels = 0, gradients = 0, hints = 0, of_full = 0;
+    double hint = 0;
     for (const v1::LayerTelemetry& layer : epoch.layers()) {
       SCOPED_TRACE(layer.ShortDebugString());
       of_full += layer.net() == "full" ? 1 : 0;
@@ -259,12 +270,14 @@ TEST_F(TrainerTest, AnEpochTellsOfItsLayers) {
         ++hints;
         EXPECT_EQ(layer.net(), "");
         EXPECT_GT(layer.hint_distance(), 0);
+        hint += layer.hint_distance();
       }
     }
     EXPECT_EQ(clips, 8) << "four activations of each net";
     EXPECT_EQ(levels, 3);
     EXPECT_EQ(gradients, 10) << "five layers of each net";
     EXPECT_EQ(hints, 2);
+    EXPECT_NEAR(hint, epoch.teacher().hint(), 1e-9 * hint) << "over all steps, as R is";
     EXPECT_EQ(of_full, 9);
   }
 }
