@@ -1,5 +1,7 @@
 #include "core/kernels/activation.h"
 
+#include <atomic>
+
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -26,6 +28,16 @@ namespace {
   }                                                                                               \
   BITSTAIR_CPU_CLONES void ReluGradient(const T* x, const T* g, int64_t size, T* out) {           \
     for (int64_t i = 0; i < size; ++i) out[i] = x[i] > T{0} ? g[i] : T{0};                        \
+  }                                                                                               \
+  BITSTAIR_CPU_CLONES int64_t CountClip(const T* x, int64_t size) {                               \
+    int64_t count = 0;                                                                            \
+    for (int64_t i = 0; i < size; ++i) count += ClipPasses(x[i]) ? 1 : 0;                         \
+    return count;                                                                                 \
+  }                                                                                               \
+  BITSTAIR_CPU_CLONES int64_t CountRelu(const T* x, int64_t size) {                               \
+    int64_t count = 0;                                                                            \
+    for (int64_t i = 0; i < size; ++i) count += x[i] > T{0} ? 1 : 0;                              \
+    return count;                                                                                 \
   }
 BITSTAIR_LOOPS(float)
 BITSTAIR_LOOPS(double)
@@ -88,6 +100,16 @@ void ReluBackward(const at::Tensor& x, const at::Tensor& grad, at::Tensor& grad_
     auto* out = grad_x.mutable_data_ptr<scalar_t>();
     at::parallel_for(0, x.numel(), kGrainElements, [&](int64_t b, int64_t e) { ReluGradient(in + b, g + b, e - b, out + b); });
   });
+}
+
+int64_t CountPassing(const at::Tensor& x, bool clips) {
+  Check(x, x);
+  std::atomic<int64_t> passing{0};
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "CountPassing", [&] {
+    const auto* in = x.const_data_ptr<scalar_t>();
+    at::parallel_for(0, x.numel(), kGrainElements, [&](int64_t b, int64_t e) { passing += clips ? CountClip(in + b, e - b) : CountRelu(in + b, e - b); });
+  });
+  return passing;
 }
 
 }  // namespace bitstair::core

@@ -118,9 +118,7 @@ Features Activation::Forward(const at::Tensor& u) const {
 }
 
 int64_t Activation::CountPassing(const at::Tensor& x) const {
-  const at::Tensor values = x.detach();
-  const bool clips = quantizer_ != nullptr || function_ == ActivationFunction::kClip;
-  return (clips ? values.ge(0).logical_and_(values.le(1)) : values.gt(0)).sum().item<int64_t>();
+  return core::CountPassing(x.detach().contiguous(), quantizer_ != nullptr || function_ == ActivationFunction::kClip);
 }
 
 FastActivation Activation::fast() const {
