@@ -74,7 +74,7 @@ class StochasticModel(Model):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.ties = {"at 1": 0, "below 1": 0}  # pooling windows of unrounded activations with more than one maximum
+        self.ties = 0  # pooling windows of unrounded activations with several maxima inside (0, 1): at the ends the clip lets no gradient pass
 
     def units(self):
         return [name for name in self.quantized if ".downsample." not in name]
@@ -116,6 +116,5 @@ class StochasticModel(Model):
             step = size if stride is None else stride
             windows = x.detach().unfold(2, size, step).unfold(3, size, step).flatten(4)
             tied = (windows == pooled.detach().unsqueeze(-1)).sum(-1) > 1
-            self.ties["at 1"] += (tied & (pooled == 1)).sum().item()
-            self.ties["below 1"] += (tied & (pooled > 0) & (pooled < 1)).sum().item()
+            self.ties += (tied & (pooled > 0) & (pooled < 1)).sum().item()
         return pooled
