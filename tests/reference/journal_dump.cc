@@ -17,7 +17,6 @@ namespace bitstair::core {
 namespace {
 
 constexpr int64_t kImages = 8;
-constexpr int kSteps = 20;
 constexpr uint32_t kEpochWord = (4U << 26) + (4U << 20) + 1;
 constexpr double kTeacherRate = 0.2;  // times the students'
 
@@ -29,6 +28,7 @@ struct Run {
   double learning_rate;
   bool mutual;
   DistillationOptions options = {};
+  int steps = 20;
 };
 
 const std::vector<Run>& Runs() {
@@ -41,7 +41,7 @@ const std::vector<Run>& Runs() {
       // Max pooling of unrounded activations: with few bits many of a window are equal.
       {"stochastic_convnet28_w2", "convnet28", 1, 28, {2}, 0.02, false},
       {"stochastic_convnet28_w4", "convnet28", 1, 28, {4}, 0.02, false},
-      {"stochastic_alexnet_cifar_w2", "alexnet_cifar", 3, 32, {2}, 0.02, false},
+      {"stochastic_alexnet_cifar_w2", "alexnet_cifar", 3, 32, {2}, 0.02, false, {}, 6},
   };
   return runs;
 }
@@ -52,8 +52,8 @@ absl::Status TrainMutually(const Run& run, const std::vector<TrainedNet>& nets, 
   const auto step = MutualStep::Create(std::move(students), nets[0].member(), run.options);
   if (!step.ok()) return step.status();
   out["options"] = at::tensor({run.options.temperature, run.options.student_weight, run.options.teacher_weight}, at::kDouble);
-  out["divergence"] = at::zeros({kSteps}, at::kDouble);
-  for (int i = 0; i < kSteps; ++i) {
+  out["divergence"] = at::zeros({run.steps}, at::kDouble);
+  for (int i = 0; i < run.steps; ++i) {
     const double rate = out["learning_rates"][i].item<double>();
     const absl::StatusOr<MutualStepResult> result = (*step)->Run({out["images"][i], out["labels"][i], i}, rate, kTeacherRate * rate);
     if (!result.ok()) return result.status();
@@ -64,11 +64,11 @@ absl::Status TrainMutually(const Run& run, const std::vector<TrainedNet>& nets, 
   return absl::OkStatus();
 }
 
-absl::Status TrainStochastically(const TrainedNet& net, Tensors& out) {
+absl::Status TrainStochastically(const Run& run, const TrainedNet& net, Tensors& out) {
   TrainStep step(net.network.get(), net.sgd.get(), net.gradients.get());
-  out["shares"] = at::zeros({kSteps}, at::kDouble);
-  for (int i = 0; i < kSteps; ++i) {
-    const double share = QuantizedShareAt({}, i, kSteps);
+  out["shares"] = at::zeros({run.steps}, at::kDouble);
+  for (int i = 0; i < run.steps; ++i) {
+    const double share = QuantizedShareAt({}, i, run.steps);
     out["shares"][i] = share;
     net.network->set_rounded_units(ChooseRoundedUnits(kSeed, kEpochWord, i, net.network->units().size(), share));
     const absl::StatusOr<StepResult> result = step.Run({out["images"][i], out["labels"][i], i}, out["learning_rates"][i].item<double>());
@@ -89,12 +89,12 @@ absl::StatusOr<Tensors> Train(const Run& run) {
     absl::StatusOr<TrainedNet> net = MakeNet(config, absl::StrCat("w", widths[i]), out);
     if (!net.ok()) return net.status();
     nets.push_back(*std::move(net));
-    out[nets.back().prefix + "loss"] = at::zeros({kSteps}, at::kDouble);
+    out[nets.back().prefix + "loss"] = at::zeros({run.steps}, at::kDouble);
   }
-  out["images"] = at::randn({kSteps, kImages, run.channels, run.side, run.side});
-  out["labels"] = at::randint(10, {kSteps, kImages}, at::kLong);
-  out["learning_rates"] = run.learning_rate * at::linspace(1, 0.2, kSteps, at::kDouble);
-  const absl::Status status = run.mutual ? TrainMutually(run, nets, out) : TrainStochastically(nets[0], out);
+  out["images"] = at::randn({run.steps, kImages, run.channels, run.side, run.side});
+  out["labels"] = at::randint(10, {run.steps, kImages}, at::kLong);
+  out["learning_rates"] = run.learning_rate * at::linspace(1, 0.2, run.steps, at::kDouble);
+  const absl::Status status = run.mutual ? TrainMutually(run, nets, out) : TrainStochastically(run, nets[0], out);
   if (!status.ok()) return status;
   for (const TrainedNet& net : nets) AddFinal(net, out);
   return out;
