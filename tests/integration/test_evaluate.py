@@ -66,7 +66,7 @@ class EvaluateTest(harness.Case):
         empty.mkdir()
         self.refused(*own, '--data', empty, words=[f'no data set in {empty}: looked for'])
         for flag, value, words in [('--mean', '0.5,0.5', '--mean has 2 values, but the images have 1 channel'), ('--mean', 'grey', '--mean'), ('--mean', 'nan', '--mean must be finite'),
-                                   ('--std', '0', '--std must be above 0'), ('--std', '0.5,', '--std'), ('--limit', '-1', '--limit'), ('--output', 'xml', '--output')]:
+                                   ('--std', '0', '--std must be above 0'), ('--std', '0.5,0.5', '--std has 2 values'), ('--limit', '-1', '--limit'), ('--output', 'xml', '--output')]:
             with self.subTest(flag=flag, value=value):
                 self.refused(*own, '--data', 'fashion_mnist', flag, value, words=[words])
 
