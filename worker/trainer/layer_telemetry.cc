@@ -60,19 +60,21 @@ void LayerTelemetry::Forget() {
     net.gradient_norms.assign(net.layers.size(), 0);
   }
   hints_.assign(hint_points_.size(), 0);
-  steps_ = 0;
+  steps_ = norm_steps_ = 0;
 }
 
-void LayerTelemetry::BeginStep() {
+void LayerTelemetry::BeginStep(int64_t step) {
+  takes_norms_ = step % kNormsEvery == 0;
   for (Net& net : nets_) {
     net.net.network->set_clip_counts(&net.clips);
-    net.net.sgd->set_gradient_norms(&net.step_norms);
+    if (takes_norms_) net.net.sgd->set_gradient_norms(&net.step_norms);
   }
 }
 
 void LayerTelemetry::EndStep(const std::vector<double>& hints) {
   for (Net& net : nets_) {
     net.net.network->set_clip_counts(nullptr);
+    if (!takes_norms_) continue;
     net.net.sgd->set_gradient_norms(nullptr);
     std::vector<double> squares(net.layers.size());
     for (size_t i = 0; i < net.layer_of.size(); ++i) {
@@ -82,10 +84,11 @@ void LayerTelemetry::EndStep(const std::vector<double>& hints) {
   }
   for (size_t i = 0; i < hints_.size(); ++i) hints_[i] += hints.at(i);
   ++steps_;
+  if (takes_norms_) ++norm_steps_;
 }
 
 std::vector<double> LayerTelemetry::Sums() const {
-  std::vector<double> sums{static_cast<double>(steps_)};
+  std::vector<double> sums{static_cast<double>(steps_), static_cast<double>(norm_steps_)};
   for (const Net& net : nets_) {
     for (const core::ClipCount& clips : net.clips) sums.insert(sums.end(), {static_cast<double>(clips.inputs), static_cast<double>(clips.passed)});
     sums.insert(sums.end(), net.gradient_norms.begin(), net.gradient_norms.end());
@@ -100,6 +103,7 @@ absl::Status LayerTelemetry::Restore(const std::vector<double>& sums) {
   size_t at = 0;
   const auto next = [&] { return sums[at++]; };
   steps_ = static_cast<int64_t>(next());
+  norm_steps_ = static_cast<int64_t>(next());
   for (Net& net : nets_) {
     for (core::ClipCount& clips : net.clips) {
       clips.inputs = static_cast<int64_t>(next());
@@ -114,7 +118,7 @@ absl::Status LayerTelemetry::Restore(const std::vector<double>& sums) {
 void LayerTelemetry::Add(const std::vector<double>& sums, v1::EpochResult* result) const {
   size_t at = 0;
   const auto next = [&] { return sums.at(at++); };
-  const double steps = next();  // of all ranks
+  const double steps = next(), norm_steps = next();  // of all ranks
   for (const Net& net : nets_) {
     core::Network& network = *net.net.network;
     Rows rows(std::string(absl::StripSuffix(net.net.prefix, "/")), result);
@@ -124,7 +128,7 @@ void LayerTelemetry::Add(const std::vector<double>& sums, v1::EpochResult* resul
     }
     for (const std::string& layer : net.layers) {
       const double norm = next();
-      if (steps > 0) rows[layer].set_gradient_norm(norm / steps);
+      if (norm_steps > 0) rows[layer].set_gradient_norm(norm / norm_steps);
     }
     for (const core::WeightLevels& levels : network.CountWeightLevels()) {
       v1::LayerTelemetry& row = rows[levels.layer];

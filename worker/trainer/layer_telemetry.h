@@ -19,8 +19,8 @@ class LayerTelemetry {
   // Borrows the nets. hint_points: names of those that the step compares, in its order; may be empty.
   LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points);
 
-  // Around each step. One that failed is not ended: its attempt is over. hints: by hint point.
-  void BeginStep();
+  // Around each step, `step` from 0 in the epoch. One that failed is not ended: its attempt is over. hints: by hint point.
+  void BeginStep(int64_t step);
   void EndStep(const std::vector<double>& hints);
 
   // This rank's sums over the epoch's steps so far, to be added up over the ranks: as many numbers on every rank.
@@ -47,6 +47,10 @@ class LayerTelemetry {
   const std::vector<std::string> hint_points_;
   std::vector<double> hints_;  // of this rank
   int64_t steps_ = 0;
+  // Norms cost a pass over all gradients, so they are taken in the first of every so many steps.
+  static constexpr int64_t kNormsEvery = 16;
+  bool takes_norms_ = false;  // in this step
+  int64_t norm_steps_ = 0;
 };
 
 }  // namespace bitstair::trainer

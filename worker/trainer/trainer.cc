@@ -128,7 +128,7 @@ absl::Status Trainer::TrainEpoch() {
 
 absl::StatusOr<Trainer::StepOutcome> Trainer::RunStep(const core::Batch& batch) {
   if (spec().has_stochastic_precision()) ChooseLayers(batch);
-  telemetry_->BeginStep();
+  telemetry_->BeginStep(position_.step);
   absl::StatusOr<StepOutcome> outcome = RunNets(batch);
   if (outcome.ok()) telemetry_->EndStep(outcome->hints);
   return outcome;

@@ -148,8 +148,9 @@ TEST_F(TrainerTest, AChainOfGuidedPairsResumesBitForBit) {
     ExpectSameLayers(resumed.epochs.back(), undisturbed.epochs.back());
     const at::Tensor sums = Load(broken.checkpoints.back().path()).tensors.at("rank1/telemetry");
     EXPECT_EQ(sums[0].item<double>(), 2) << "steps of the epoch";
-    EXPECT_EQ(sums[1].item<double>(), 2 * (kBatch / 2) * 16 * 28 * 28) << "what relu1 has been given";
-    EXPECT_LT(sums[2].item<double>(), sums[1].item<double>());
+    EXPECT_EQ(sums[1].item<double>(), 1) << "steps with norms";
+    EXPECT_EQ(sums[2].item<double>(), 2 * (kBatch / 2) * 16 * 28 * 28) << "what relu1 has been given";
+    EXPECT_LT(sums[3].item<double>(), sums[2].item<double>());
     EXPECT_FALSE(Load(want.path()).tensors.contains("rank1/telemetry")) << "not at an epoch's end";
 
     const core::Checkpoint before = Load(first.path()), after = Load(want.path());
