@@ -183,6 +183,10 @@ class Resolver {
     }
     spec_.set_detach_weight_max(spec_.detach_weight_max());
     spec_.set_quantize_last_activation(spec_.quantize_last_activation());
+    spec_.set_quantize_first_last(spec_.quantize_first_last());
+    if (!spec_.quantize_first_last()) return;
+    if (spec_.quantize_last_activation()) Fault("quantize_first_last", "and quantize_last_activation exclude each other: the last activation has 8 bits");
+    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("quantize_first_last", "needs two_stage_activation: clip");
   }
 
   void Optimizer() {

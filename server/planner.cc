@@ -66,6 +66,7 @@ v1::StageSpec CommonFields(const v1::JobSpec& spec, const std::string& data_dige
   stage.set_quantizer(spec.quantizer());
   stage.set_detach_weight_max(spec.detach_weight_max());
   stage.set_quantize_last_activation(spec.quantize_last_activation());
+  stage.set_quantize_first_last(spec.quantize_first_last());
   stage.set_shortcut_values(spec.shortcut_values());
   stage.set_shortcut_conv_bits(spec.shortcut_conv_bits());
   stage.set_weight_norm(spec.weight_norm());

@@ -175,6 +175,7 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
   if (weights || activations) document["quantizer"] = stage.quantizer();
   if (weights && stage.detach_weight_max()) document["detach_weight_max"] = true;
   if ((activations || stage.activation() == v1::ACTIVATION_FUNCTION_CLIP) && stage.quantize_last_activation()) document["quantize_last_activation"] = true;
+  if (weights && stage.quantize_first_last()) document["quantize_first_last"] = true;
   if (activations && stage.shortcut_values() == v1::SHORTCUT_VALUES_FLOAT) document["shortcut_values"] = "float";
   if (weights && stage.shortcut_conv_bits() != 0) document["shortcut_conv_bits"] = stage.shortcut_conv_bits();
   if (weights && stage.weight_norm() == v1::WEIGHT_NORM_STD) document["weight_norm"] = "std";

@@ -102,6 +102,13 @@ template <typename T>
   return std::rint(n * Clip01(x));
 }
 
+// Pixels: rint(clip(x / step + zero_point, 0, 255)); the caller gives 1 / step, rounded to T once.
+template <typename T>
+[[gnu::always_inline]] BITSTAIR_HOST_DEVICE inline T PixelCode(T x, T steps_per_unit, T zero_point) {
+  const T code = std::fma(x, steps_per_unit, zero_point);
+  return std::rint(code < T{0} ? T{0} : (code > T{255} ? T{255} : code));
+}
+
 // The straight-through gradient passes on the closed interval.
 template <typename T>
 [[gnu::always_inline]] BITSTAIR_HOST_DEVICE inline bool ClipPasses(T x) {

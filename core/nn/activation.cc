@@ -141,6 +141,15 @@ Features GlobalAveragePool(const Features& features) {
   return {Values(features).mean({2, 3}), 1, 0};
 }
 
+Features SumsOfCodes(const Features& features) {
+  TORCH_CHECK(features.greatest_code > 0, "sums of codes are of codes");
+  const at::Tensor& x = features.fast ? features.fast->numbers : features.tensor;
+  const int64_t positions = x.dim() == 2 ? 1 : features.fast ? x.size(1) * x.size(2) : x.size(2) * x.size(3);
+  TORCH_CHECK(positions * features.greatest_code < kExactFloat32, "codes up to ", features.greatest_code, " of ", positions, " positions do not fit float32");
+  at::Tensor sums = features.fast ? FastSumsOfCodes(features) : positions == 1 ? x.flatten(1) : x.sum({2, 3});
+  return {std::move(sums), features.scale / static_cast<double>(positions), positions * features.greatest_code};
+}
+
 Features PaddedShortcut(const Features& features, int64_t channels, int64_t stride) {
   if (features.fast) return FastPaddedShortcut(features, channels, stride);
   const int64_t missing = channels - features.tensor.size(1);

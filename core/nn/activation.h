@@ -44,6 +44,9 @@ Features Flatten(const Features& features);
 // Mean over height and width of the values: [N, C].
 Features GlobalAveragePool(const Features& features);
 
+// Sums over height and width of the codes, integers of the network's dtype: [N, C], value = the mean's. features: codes, [N, C, H, W] or [N, C].
+Features SumsOfCodes(const Features& features);
+
 // Option A of ResNet's shortcuts: every stride-th row and column, new channels (half before, half behind) hold code 0.
 Features PaddedShortcut(const Features& features, int64_t channels, int64_t stride);
 

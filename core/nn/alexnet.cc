@@ -22,7 +22,7 @@ class AlexNet final : public LayeredNetwork {
       : LayeredNetwork(config, family),
         convolutions_(MakeConvolutions(imagenet)),
         linears_(MakeLinears(imagenet)),
-        fc3_(MakeLinear("fc3", 4096 / config.channel_divisor, config.classes)),
+        fc3_(MakeLastLayer("fc3", 4096 / config.channel_divisor)),
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     for (int i = 1; i <= 7; ++i) {
@@ -66,7 +66,9 @@ class AlexNet final : public LayeredNetwork {
     const auto add = [&](int64_t channels, int64_t kernel, int64_t stride, int64_t padding, bool pooled) {
       const size_t number = layers.size() + 1;
       const int64_t out = channels / config().channel_divisor;
-      layers.push_back(Convolution{MakeConv2d(absl::StrCat("conv", number), in, out, kernel, stride, padding, number > 1),
+      const std::string name = absl::StrCat("conv", number);
+      // Braces evaluate in order.
+      layers.push_back(Convolution{number == 1 ? MakeFirstConv2d(name, out, kernel, stride, padding) : MakeConv2d(name, in, out, kernel, stride, padding),
                                    MakeBatchNorm(absl::StrCat("bn", number), out), pooled});
       in = out;
     };
@@ -95,7 +97,7 @@ class AlexNet final : public LayeredNetwork {
 
   std::vector<Convolution> convolutions_;
   std::vector<Hidden> linears_;
-  Linear fc3_;
+  LastLayer fc3_;
   Activation activation_;
   Activation last_activation_;
 };

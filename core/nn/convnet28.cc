@@ -13,15 +13,15 @@ class ConvNet28 final : public LayeredNetwork {
   ConvNet28(const NetworkConfig& config, const QuantizerFamily& family)
       : LayeredNetwork(config, family),
         width_(16 / config.channel_divisor),
-        conv1_(MakeConv2d("conv1", config.image_channels, width_, 3, 1, 1, false)),
+        conv1_(MakeFirstConv2d("conv1", width_, 3, 1, 1)),
         bn1_(MakeBatchNorm("bn1", width_)),
-        conv2_(MakeConv2d("conv2", width_, 2 * width_, 3, 1, 1, true)),
+        conv2_(MakeConv2d("conv2", width_, 2 * width_, 3, 1, 1)),
         bn2_(MakeBatchNorm("bn2", 2 * width_)),
-        conv3_(MakeConv2d("conv3", 2 * width_, 4 * width_, 3, 1, 1, true)),
+        conv3_(MakeConv2d("conv3", 2 * width_, 4 * width_, 3, 1, 1)),
         bn3_(MakeBatchNorm("bn3", 4 * width_)),
         fc1_(MakeQuantizedLinear("fc1", 4 * width_ * 3 * 3, 8 * width_)),
         bn4_(MakeBatchNorm("bn4", 8 * width_)),
-        fc2_(MakeLinear("fc2", 8 * width_, config.classes)),
+        fc2_(MakeLastLayer("fc2", 8 * width_)),
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     for (int i = 1; i <= 4; ++i) {
@@ -55,7 +55,7 @@ class ConvNet28 final : public LayeredNetwork {
   BatchNorm bn3_;
   QuantizedLinear fc1_;
   BatchNorm bn4_;
-  Linear fc2_;
+  LastLayer fc2_;
   Activation activation_;
   Activation last_activation_;
 };

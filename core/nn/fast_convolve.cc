@@ -56,14 +56,15 @@ struct Cut {
   }
 };
 
-// `count` images of x as floats of this type: x itself, or converted into `buffer`, which is made when needed.
-at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t step, c10::ScalarType type, at::Tensor& buffer) {
+// `count` images of x as floats of this type: x itself, or converted (codes less their zero point) into `buffer`, which is made when needed.
+at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t step, int64_t zero_point, c10::ScalarType type, at::Tensor& buffer) {
   const at::Tensor part = x.narrow(0, first, count);
   if (x.scalar_type() == type) return part;
   if (!buffer.defined()) buffer = at::empty({step, x.size(1), x.size(2), x.size(3)}, type);
   at::Tensor floats = buffer.narrow(0, 0, count);
   if (x.scalar_type() == at::kByte) {
     ExpandCodes(part.const_data_ptr<uint8_t>(), part.numel(), Write(floats));
+    if (zero_point != 0) floats.sub_(zero_point);  // exact: both are integers up to 255
   } else {
     floats.copy_(part);
   }
@@ -74,8 +75,9 @@ at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t ste
 struct Forward {
   FastConvolution* layer;
   at::Tensor x;
-  int64_t greatest_activation;
+  int64_t greatest_activation, zero_point;
   bool integers;
+  at::Tensor zero_sums;       // [O] int32, what the zero point adds to each integer sum; undefined: nothing
   std::vector<int64_t> size;  // of the sums, [N, OH, OW, O]
   Cut cut;
 
@@ -83,9 +85,12 @@ struct Forward {
       : layer(&convolution),
         x(features.fast->numbers),
         greatest_activation(features.greatest_code),
+        zero_point(features.zero_point),
         integers(x.scalar_type() == at::kByte && greatest > 0 && greatest <= kGreatestByte),
         size(SizeOfSums(convolution.kernels.shape(), x)),
-        cut(x.size(0), operand.numel(), size[1] * size[2] * size[3] * 4, 1) {}
+        cut(x.size(0), operand.numel(), size[1] * size[2] * size[3] * 4, 1) {
+    if (integers && zero_point != 0) zero_sums = operand.detach().to(at::kInt).flatten(1).sum(1, false, at::kInt).mul_(zero_point);
+  }
 
   static std::vector<int64_t> SizeOfSums(const ConvolutionShape& shape, const at::Tensor& x) {
     return {x.size(0), shape.Out(x.size(1)), shape.Out(x.size(2)), shape.out_channels};
@@ -98,8 +103,9 @@ struct Forward {
   void Make(int64_t first, int64_t count, at::Tensor& out, at::Tensor& buffer) const {
     if (integers) {
       layer->kernels.SumCodes(x.narrow(0, first, count), greatest_activation, out);
+      if (zero_sums.defined()) out.sub_(zero_sums);
     } else {
-      layer->kernels.Forward(Floats(x, first, count, cut.step, type(), buffer), out);
+      layer->kernels.Forward(Floats(x, first, count, cut.step, zero_point, type(), buffer), out);
     }
   }
 
@@ -193,7 +199,7 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
   out.fast->token = NewToken();
   const bool input_gradient = in->token.defined() && in->token.requires_grad();
   Record({in->token, leaf}, out.fast->token,
-         [&layer, in, pending = out.fast->gradient, leaf_scale, greatest, input_gradient, weights = operand.numel(), size = out.fast->size,
+         [&layer, in, pending = out.fast->gradient, leaf_scale, greatest, input_gradient, zero_point = features.zero_point, weights = operand.numel(), size = out.fast->size,
           sizes = leaf.sizes().vec()](const at::Tensor&) -> std::vector<at::Tensor> {
            const at::Tensor& x = in->numbers;
            const SumsGradient gradient = std::exchange(*pending, {});
@@ -216,8 +222,8 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
              if (!group.buffer.defined()) group.buffer = at::empty({cut.step, size[1], size[2], size[3]}, FastFloat());
              at::Tensor grad = group.buffer.narrow(0, 0, count);
              gradient.Make(first, count, grad);
-             const bool as_codes = x.scalar_type() == at::kByte && layer.kernels.WeightGradientTakesCodes();
-             const at::Tensor inputs = as_codes ? x.narrow(0, first, count) : Floats(x, first, count, cut.step, FastFloat(), group.expanded);
+             const bool as_codes = x.scalar_type() == at::kByte && zero_point == 0 && layer.kernels.WeightGradientTakesCodes();
+             const at::Tensor inputs = as_codes ? x.narrow(0, first, count) : Floats(x, first, count, cut.step, zero_point, FastFloat(), group.expanded);
              layer.kernels.AddWeightGradient(inputs, grad, sums[g]);
              if (!input_gradient) return;
              at::Tensor part = grad_x.narrow(0, first, count);

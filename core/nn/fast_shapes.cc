@@ -93,4 +93,15 @@ at::Tensor FastAveragePool(const Features& features) {
   return mean;
 }
 
+at::Tensor FastSumsOfCodes(const Features& features) {
+  const std::shared_ptr<FastFeatures> in = features.fast;
+  at::Tensor sums = in->numbers.sum({1, 2}, /*keepdim=*/false, at::kInt).to(at::kFloat);
+  Record({in->token}, sums, [in](const at::Tensor& grad) -> std::vector<at::Tensor> {
+    const at::Tensor& x = in->numbers;
+    in->parts->push_back({grad.to(FastFloat()).view({x.size(0), 1, 1, x.size(3)}).expand(x.sizes()).contiguous(), 1});
+    return {at::Tensor()};
+  });
+  return sums;
+}
+
 }  // namespace bitstair::core

@@ -15,12 +15,13 @@ namespace bitstair::core {
 struct FastFeatures;
 struct FastSums;
 
-// Activations [N, C, H, W] or [N, C], contiguous, the network's dtype; value = scale * tensor.
+// Activations [N, C, H, W] or [N, C], contiguous, the network's dtype; value = scale * (tensor - zero_point).
 struct Features {
   at::Tensor tensor;
   double scale = 1;
-  int64_t greatest_code = 0;  // tensor holds integers in [0, greatest_code]; 0: floats
+  int64_t greatest_code = 0;  // tensor holds integers in [0, greatest_code] (images: of at most this magnitude); 0: floats
   std::shared_ptr<FastFeatures> fast = nullptr;
+  int64_t zero_point = 0;  // not 0 for images in numerics fast alone (nn/pixel_features.h)
 };
 
 // What a convolution or linear layer gives before normalisation; value = scale * tensor.

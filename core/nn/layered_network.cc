@@ -8,9 +8,17 @@
 #include <ATen/core/grad_mode.h>
 
 #include "absl/strings/str_cat.h"
+#include "core/nn/pixel_features.h"
+#include "core/quant/dorefa.h"
 #include "core/random/philox.h"
 
 namespace bitstair::core {
+namespace {
+
+constexpr double kInitialLogitScale = 0.01;  // w_q has values up to 1, the trained weights of a last layer are some hundredths
+constexpr int kLastActivationBits = 8;
+
+}  // namespace
 
 LayeredNetwork::LayeredNetwork(NetworkConfig config, QuantizerFamily family) : config_(std::move(config)), family_(std::move(family)) {}
 
@@ -28,7 +36,9 @@ Features LayeredNetwork::PrepareImages(const at::Tensor& images) const {
               config_.network, " was made for images of ", config_.image_channels, "x", config_.image_height, "x", config_.image_width, ", got ",
               images.sizes());
   TORCH_CHECK(images.scalar_type() == config_.dtype, config_.network, " computes in ", config_.dtype, ", got images of ", images.scalar_type());
-  return config_.numerics != Numerics::kReference ? FastImages(images) : Features{images.contiguous(), 1, 0};
+  const bool fast = config_.numerics != Numerics::kReference;
+  if (config_.quantizes_first_last()) return PixelFeatures(images, GridOf(config_.pixels), first_padding_, fast);
+  return fast ? FastImages(images) : Features{images.contiguous(), 1, 0};
 }
 
 at::Tensor LayeredNetwork::ForwardPrepared(const Features& images, bool training) {
@@ -87,11 +97,11 @@ int LayeredNetwork::QuantizedBits(const std::string& name, int bits) {
   return config_.weight_bits == 32 ? 32 : WidthOf(name, bits);
 }
 
-std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, const at::Tensor& initial, int bits) {
+std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, const at::Tensor& initial, int bits, bool compact) {
   std::unique_ptr<WeightQuantizer> quantizer;
   if (bits != 32) quantizer = family_.weights(bits, Options());
   const bool listed = quantizer != nullptr;
-  auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), config_.numerics != Numerics::kReference);
+  auto weight = std::make_unique<Weight>(name + ".weight", initial, std::move(quantizer), compact);
   parameters_.push_back(weight->parameter());
   if (listed) {
     quantized_.push_back(weight.get());
@@ -101,8 +111,17 @@ std::unique_ptr<Weight> LayeredNetwork::MakeWeight(const std::string& name, cons
   return weight;
 }
 
-QuantizedConv2d LayeredNetwork::MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool quantized) {
-  return MakeConv2dOf(quantized ? QuantizedBits(name, config_.weight_bits) : 32, name, in, out, kernel, stride, padding);
+QuantizedConv2d LayeredNetwork::MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding) {
+  return MakeConv2dOf(QuantizedBits(name, config_.weight_bits), name, in, out, kernel, stride, padding);
+}
+
+QuantizedConv2d LayeredNetwork::MakeFirstConv2d(const std::string& name, int64_t out, int64_t kernel, int64_t stride, int64_t padding) {
+  const bool quantized = config_.quantizes_first_last();
+  unit_of_next_ = kNoUnit;
+  first_padding_ = padding;
+  // Bytes come with their padding (nn/pixel_features.h).
+  const bool padded = quantized && config_.numerics != Numerics::kReference;
+  return MakeConv2dOf(quantized ? config_.weight_bits : 32, name, config_.image_channels, out, kernel, stride, padded ? 0 : padding);
 }
 
 QuantizedConv2d LayeredNetwork::MakeShortcutConv2d(const std::string& name, int64_t in, int64_t out, int64_t stride) {
@@ -113,24 +132,37 @@ QuantizedConv2d LayeredNetwork::MakeConv2dOf(int bits, const std::string& name, 
   const double fan_out = static_cast<double>(out * kernel * kernel);
   const at::Tensor initial = InitialWeights({out, in, kernel, kernel}, Distribution::kNormal, std::sqrt(2 / fan_out));
   const uint32_t layer = LayerNumber();
-  return QuantizedConv2d(MakeWeight(name, initial, bits), stride, padding,
+  return QuantizedConv2d(MakeWeight(name, initial, bits, config_.numerics != Numerics::kReference), stride, padding,
                          GradientRounding{config_.numerics == Numerics::kFast8 ? position_ : nullptr, config_.seed, layer},
                          bits == 32 && config_.activation_bits != 32);
 }
 
 QuantizedLinear LayeredNetwork::MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out) {
   const at::Tensor initial = InitialWeights({out, in}, Distribution::kUniform, 1 / std::sqrt(static_cast<double>(in)));
-  return QuantizedLinear(MakeWeight(name, initial, QuantizedBits(name, config_.weight_bits)));
+  return QuantizedLinear(MakeWeight(name, initial, QuantizedBits(name, config_.weight_bits), config_.numerics != Numerics::kReference));
 }
 
-LayeredNetwork::Linear LayeredNetwork::MakeLinear(const std::string& name, int64_t in, int64_t out) {
+LastLayer LayeredNetwork::MakeLastLayer(const std::string& name, int64_t in) {
+  const bool quantized = config_.quantizes_first_last();
+  const int64_t out = config_.classes;
   const double spread = 1 / std::sqrt(static_cast<double>(in));
-  Linear linear;
-  linear.weight = InitialWeights({out, in}, Distribution::kUniform, spread).set_requires_grad(true);
-  parameters_.push_back({name + ".weight", linear.weight, linear.weight, nullptr, false});
-  linear.bias = InitialWeights({out}, Distribution::kUniform, spread).set_requires_grad(true);
-  parameters_.push_back({name + ".bias", linear.bias, linear.bias, nullptr, false});
-  return linear;
+  unit_of_next_ = kNoUnit;
+  std::unique_ptr<Weight> weight =
+      MakeWeight(name, InitialWeights({out, in}, Distribution::kUniform, spread), quantized ? config_.weight_bits : 32, /*compact=*/false);
+  at::Tensor bias = InitialWeights({out}, Distribution::kUniform, spread).set_requires_grad(true);
+  parameters_.push_back({name + ".bias", bias, bias, nullptr, false});
+  if (!quantized) return LastLayer(weight->leaf(), std::move(bias));
+  last_weight_ = weight.get();
+  logit_scale_ = at::full({1}, kInitialLogitScale, at::TensorOptions().dtype(config_.dtype)).set_requires_grad(true);
+  parameters_.push_back({"logit_scale", logit_scale_, logit_scale_, nullptr, false, Scalar::kLogitScale});
+  return LastLayer(QuantizedLinear(std::move(weight)), std::move(bias), logit_scale_);
+}
+
+void LayeredNetwork::StartLogitScale() {
+  if (last_weight_ == nullptr) return;
+  const at::Tensor w = last_weight_->leaf().detach().to(at::kDouble), w_q = last_weight_->operand().detach().to(at::kDouble) * last_weight_->scale();
+  const double scale = (w * w_q).sum().item<double>() / (w_q * w_q).sum().item<double>();
+  if (scale > 0 && std::isfinite(scale)) logit_scale_.detach().fill_(scale);
 }
 
 BatchNorm LayeredNetwork::MakeBatchNorm(const std::string& name, int64_t channels) {
@@ -140,17 +172,18 @@ BatchNorm LayeredNetwork::MakeBatchNorm(const std::string& name, int64_t channel
   return norm;
 }
 
-Activation LayeredNetwork::MakeActivation(bool feeds_full_precision) const {
+Activation LayeredNetwork::MakeActivation(bool last) const {
+  if (last && config_.quantizes_first_last()) return Activation(ActivationFunction::kClip, MakeDorefaActivationQuantizer(kLastActivationBits, Options()));
   if (config_.activation_bits == 32) return Activation(config_.activation, nullptr);
-  if (feeds_full_precision && !config_.quantize_last_activation) return Activation(ActivationFunction::kClip, nullptr);
+  if (last && !config_.quantize_last_activation) return Activation(ActivationFunction::kClip, nullptr);
   return Activation(ActivationFunction::kClip, family_.activations(config_.activation_bits, Options()));
 }
 
-size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by, bool feeds_full_precision) {
+size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by, bool last) {
   layer_names_.push_back(name);
   const int bits = config_.activation_bits == 32 ? 32 : WidthOf(name, config_.activation_bits);
   overridden_.emplace_back();
-  const bool learns = family_.learns && bits != 32 && (!feeds_full_precision || config_.quantize_last_activation);
+  const bool learns = family_.learns && bits != 32 && (!last || config_.quantize_last_activation);
   if (bits != config_.activation_bits || learns) {
     std::shared_ptr<const ActivationQuantizer> quantizer;
     if (bits != 32) quantizer = family_.activations(bits, Options());
@@ -181,7 +214,9 @@ void LayeredNetwork::set_rounded_units(std::vector<bool> rounded) {
 }
 
 const Activation& LayeredNetwork::NextActivation(size_t group, const Activation& activation) {
-  if (!Rounded(activations_done_++) && activation.quantized()) return unrounded_;
+  const size_t number = activations_done_++;
+  if (number == units_.size() && config_.quantizes_first_last()) return activation;  // 8 bits, whatever others of its group have
+  if (!Rounded(number) && activation.quantized()) return unrounded_;
   // One that feeds a full-precision layer stays as it is.
   return overridden_[group] && activation.quantized() ? *overridden_[group] : activation;
 }
@@ -270,10 +305,6 @@ Features LayeredNetwork::NormalizeFast(BatchNorm& norm, const Activation& activa
 void LayeredNetwork::Observe(size_t group, const Features& features) const {
   if (!observer_) return;
   observer_(group, features.fast ? features.fast->numbers.to(at::kFloat).mul_(features.scale) : Values(features));
-}
-
-at::Tensor LayeredNetwork::Linear::Forward(const Features& features) const {
-  return at::linear(Values(features), weight, bias);
 }
 
 bool MatchesPattern(std::string_view pattern, std::string_view name) {

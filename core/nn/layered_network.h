@@ -9,6 +9,7 @@
 
 #include "core/nn/activation.h"
 #include "core/nn/batch_norm.h"
+#include "core/nn/last_layer.h"
 #include "core/nn/network.h"
 #include "core/nn/quantized_conv2d.h"
 #include "core/nn/quantized_linear.h"
@@ -32,6 +33,7 @@ class LayeredNetwork : public Network {
   void set_rounded_units(std::vector<bool> rounded) override;
   void set_clip_counts(std::vector<ClipCount>* counts) override { clip_counts_ = counts; }
   std::vector<WeightLevels> CountWeightLevels() const override;
+  void StartLogitScale() override;
   const std::vector<HintPoint>& hint_points() const override { return hint_points_; }
   void set_hint_observer(HintObserver observer) override { hint_observer_ = std::move(observer); }
   const std::vector<std::string>& layer_names() const override { return layer_names_; }
@@ -40,26 +42,22 @@ class LayeredNetwork : public Network {
   const NetworkConfig& config() const override { return config_; }
 
  protected:
-  // A full-precision linear layer with bias, on values.
-  struct Linear {
-    at::Tensor weight, bias;
-    at::Tensor Forward(const Features& features) const;
-  };
-
   virtual at::Tensor Logits(const Features& images, bool training) = 0;
 
   // Initial weights: Kaiming normal, fan_out, gain sqrt(2) for convolutions; PyTorch's uniform(-1/sqrt(in), 1/sqrt(in)) for linear layers; Philox
-  // kInit with the tensor's number in parameters() as the layer. quantized: by weight_bits.
-  QuantizedConv2d MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool quantized);
+  // kInit with the tensor's number in parameters() as the layer. By weight_bits.
+  QuantizedConv2d MakeConv2d(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding);
+  // The one that reads the images, and the one that gives the logits: full precision, unless quantize_first_last.
+  QuantizedConv2d MakeFirstConv2d(const std::string& name, int64_t out, int64_t kernel, int64_t stride, int64_t padding);
+  LastLayer MakeLastLayer(const std::string& name, int64_t in);
   // 1x1, without padding; by shortcut_conv_bits.
   QuantizedConv2d MakeShortcutConv2d(const std::string& name, int64_t in, int64_t out, int64_t stride);
   QuantizedLinear MakeQuantizedLinear(const std::string& name, int64_t in, int64_t out);
-  Linear MakeLinear(const std::string& name, int64_t in, int64_t out);
   BatchNorm MakeBatchNorm(const std::string& name, int64_t channels);
-  // An activation that feeds a full-precision layer is quantised only with quantize_last_activation.
-  Activation MakeActivation(bool feeds_full_precision) const;
-  // feeds_full_precision: all of the group's activations do, as MakeActivation has it.
-  size_t AddGroup(std::string name, std::vector<std::string> restored_by = {}, bool feeds_full_precision = false);
+  // The last one feeds the last layer: it is quantised with quantize_last_activation, and at 8 bits of the range [0, 1] with quantize_first_last.
+  Activation MakeActivation(bool last) const;
+  // last: all of the group's activations are, as MakeActivation has it.
+  size_t AddGroup(std::string name, std::vector<std::string> restored_by = {}, bool last = false);
   void JoinGroup(size_t group, const std::string& batch_norm) { groups_[group].batch_norms.push_back(batch_norm); }
 
   void RestoredBy(size_t group, const std::string& parameter) { groups_[group].restored_by.push_back(parameter); }
@@ -87,6 +85,7 @@ class LayeredNetwork : public Network {
                          const Sums* shortcut_sums, bool training, Features* values);
   // The activation of a group: the network's own, unless a pattern gives the group another width or the unit that reads it is not rounded.
   const Activation& NextActivation(size_t group, const Activation& activation);
+  static constexpr size_t kNoUnit = static_cast<size_t>(-1);  // always rounded
   bool Rounded(size_t unit) const { return rounded_.empty() || unit >= rounded_.size() || rounded_[unit]; }
   Features Activate(const Activation& activation, size_t group, const at::Tensor& x, Features* values) const;
   // Where this group's clips are counted in a pass of this kind; null: nowhere.
@@ -97,8 +96,8 @@ class LayeredNetwork : public Network {
   enum class Distribution { kNormal, kUniform };
   // Normal: standard deviation `spread`; uniform: (-spread, spread).
   at::Tensor InitialWeights(std::vector<int64_t> shape, Distribution distribution, double spread);
-  // bits: 32 for full precision
-  std::unique_ptr<Weight> MakeWeight(const std::string& name, const at::Tensor& initial, int bits);
+  // bits: 32 for full precision. compact: as Weight has it.
+  std::unique_ptr<Weight> MakeWeight(const std::string& name, const at::Tensor& initial, int bits, bool compact);
   QuantizedConv2d MakeConv2dOf(int bits, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding);
   // Where initial weights get their random numbers: as many parameters are listed, without scalars.
   uint32_t LayerNumber() const;
@@ -112,14 +111,17 @@ class LayeredNetwork : public Network {
   std::vector<Parameter> parameters_;
   std::vector<Buffer> buffers_;
   std::vector<Weight*> quantized_;  // owned by the layers
-  // Layer i of the main path reads what the activation i of a pass gives, the last activation is read by a layer of full precision; shortcut convolutions read
-  // what their block's first layer reads.
+  // Layer i of the main path reads what the activation i of a pass gives; shortcut convolutions read what their block's first layer reads. The last activation is
+  // read by the last layer, which is in no unit, nor is the first one.
   std::vector<std::string> units_;
   std::vector<size_t> unit_of_;  // by quantized_
-  size_t unit_of_next_ = 0;      // of the weight that is made next
-  std::vector<bool> rounded_;    // by unit; empty: all
+  size_t unit_of_next_ = kNoUnit;  // of the weight that is made next
+  std::vector<bool> rounded_;      // by unit; empty: all
   const Activation unrounded_{ActivationFunction::kClip, nullptr};
-  size_t activations_done_ = 0;  // in this pass
+  size_t activations_done_ = 0;       // in this pass
+  int64_t first_padding_ = 0;         // of the layer that reads the images
+  const Weight* last_weight_ = nullptr;  // of the last layer, if it is quantised
+  at::Tensor logit_scale_;
   std::vector<ActivationGroup> groups_;
   // By group, where it is not what MakeActivation gives: of another width, or with a range of its own to learn.
   std::vector<std::optional<Activation>> overridden_;

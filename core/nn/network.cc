@@ -1,6 +1,7 @@
 #include "core/nn/network.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -61,6 +62,15 @@ absl::Status CheckConfig(const NetworkConfig& config) {
   }
   for (const auto& [pattern, bits] : config.layer_widths) {
     if (!IsLegalWidth(bits)) return absl::InvalidArgumentError(absl::StrCat("layer_widths of \"", pattern, "\" is ", bits, "; must be 1..8, 16 or 32"));
+  }
+  if (config.quantizes_first_last()) {
+    const auto wrong = [](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("quantize_first_last ", parts...)); };
+    const PixelRange& pixels = config.pixels;
+    if (!(std::isfinite(pixels.low) && std::isfinite(pixels.high) && pixels.low < pixels.high)) {
+      return wrong("needs the range of the pixels, not ", pixels.low, " to ", pixels.high);
+    }
+    if (config.quantize_last_activation) return wrong("and quantize_last_activation exclude each other: the last activation has 8 bits");
+    if (config.activation_bits == 32 && config.activation != ActivationFunction::kClip) return wrong("needs activations that clip");
   }
   if (config.channel_divisor < 1 || kLeastChannels % config.channel_divisor != 0) {
     return absl::InvalidArgumentError(absl::StrCat("channel_divisor ", config.channel_divisor, " does not divide ", kLeastChannels));

@@ -31,6 +31,7 @@ enum class Scalar : uint8_t {
   kWeightStep,  // of a weight's quantiser. Its gradient follows from that weight's dL/dw_q after the all-reduce: leaf never has a grad
   kStep,        // of an activation's quantiser
   kClip,        // the same, but it decays with SgdOptions::clip_weight_decay
+  kLogitScale,  // of quantize_first_last
 };
 
 // One learned tensor. `latent` is what the optimiser owns and the checkpoint stores. `leaf` is what autograd (and the Reducer) put the gradient on: dL/dw_q for
@@ -94,7 +95,8 @@ class Network {
   // rank's running statistics, and an autograd graph; otherwise running statistics and no graph.
   virtual at::Tensor Forward(const at::Tensor& images, bool training) = 0;
 
-  // Forward in two steps, so that networks of equal numerics share one conversion of a batch: Forward(images) = ForwardPrepared(PrepareImages(images)).
+  // Forward in two steps, so that networks of equal numerics share one conversion of a batch, if all of them quantise their images or none does
+  // (config().quantizes_first_last()): Forward(images) = ForwardPrepared(PrepareImages(images)). Throws NotANumber for a pixel that is to be quantised.
   virtual Features PrepareImages(const at::Tensor& images) const = 0;
   virtual at::Tensor ForwardPrepared(const Features& images, bool training) = 0;
 
@@ -115,6 +117,10 @@ class Network {
   virtual void set_clip_counts(std::vector<ClipCount>* counts) = 0;
   // Of the last QuantizeWeights, for weights of at most 8 bits, in the order of parameters().
   virtual std::vector<WeightLevels> CountWeightLevels() const = 0;
+
+  // Sets the logits' scale, if there is one, as it starts from trained weights w of the last layer: <w, w_q> / <w_q, w_q>, where logits are nearest to those of
+  // w. By the last QuantizeWeights. Stays as it is where that is no number above 0.
+  virtual void StartLogitScale() = 0;
 
   // In the order of Forward. The observer is called in Forward at each of them; null: none.
   virtual const std::vector<HintPoint>& hint_points() const = 0;

@@ -7,6 +7,7 @@
 
 #include <c10/core/ScalarType.h>
 
+#include "core/kernels/pixel_codes.h"
 #include "core/quant/quantizer.h"
 
 namespace bitstair::core {
@@ -44,10 +45,16 @@ struct NetworkConfig {
   // Pattern -> width of the layers and activations it matches (layer_names() of nn/network.h), where weights (activations) are quantised at all. '*' stands for
   // any characters; of several patterns the longest counts.
   std::map<std::string, int> layer_widths;
+  // Where weights are quantised at all, the first convolution and the last linear layer are, too, at weight_bits: 8-bit pixel codes into the one (`pixels` is
+  // their range), 8-bit activation codes into the other (8 bits also where activation_bits is 32), and one learned scalar on the logits.
+  bool quantize_first_last = false;
+  PixelRange pixels;
   uint64_t seed = 1;
   Numerics numerics = Numerics::kReference;
   // kFloat, or kDouble to run wholly in float64 for parity tests.
   c10::ScalarType dtype = c10::ScalarType::Float;
+
+  bool quantizes_first_last() const { return quantize_first_last && weight_bits != 32; }
 };
 
 }  // namespace bitstair::core

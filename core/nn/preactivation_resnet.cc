@@ -16,10 +16,10 @@ class PreactivationResNet final : public LayeredNetwork {
   PreactivationResNet(const NetworkConfig& config, const QuantizerFamily& family, int blocks_per_group)
       : LayeredNetwork(config, family),
         channels_(16 / config.channel_divisor),
-        conv1_(MakeConv2d("conv1", config.image_channels, channels_, 3, 1, 1, false)),
+        conv1_(MakeFirstConv2d("conv1", channels_, 3, 1, 1)),
         blocks_(MakeBlocks(blocks_per_group)),
         bn_(MakeBatchNorm("bn", blocks_.back().channels)),
-        fc_(MakeLinear("fc", blocks_.back().channels, config.classes)),
+        fc_(MakeLastLayer("fc", blocks_.back().channels)),
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     // No two activations share a range: only values of the stream are added up. conv2 has no batch norm behind it, so it takes the range of its input back.
@@ -49,7 +49,7 @@ class PreactivationResNet final : public LayeredNetwork {
     }
     const Features last = Normalize(bn_, last_activation_, last_group_, StreamSums(stream, training), nullptr, training);
     ShowHint(before->hint_point, last);
-    return fc_.Forward(GlobalAveragePool(last));
+    return fc_.Forward(last);
   }
 
  private:
@@ -71,8 +71,8 @@ class PreactivationResNet final : public LayeredNetwork {
         const std::string name = absl::StrCat("layer", group + 1, ".", i);
         const int64_t stride = group > 0 && i == 0 ? 2 : 1;
         // Braces evaluate in order.
-        blocks.push_back(Block{name, channels, stride, MakeBatchNorm(name + ".bn1", in), MakeConv2d(name + ".conv1", in, channels, 3, stride, 1, true),
-                               MakeBatchNorm(name + ".bn2", channels), MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1, true)});
+        blocks.push_back(Block{name, channels, stride, MakeBatchNorm(name + ".bn1", in), MakeConv2d(name + ".conv1", in, channels, 3, stride, 1),
+                               MakeBatchNorm(name + ".bn2", channels), MakeConv2d(name + ".conv2", channels, channels, 3, 1, 1)});
         in = channels;
       }
     }
@@ -83,7 +83,7 @@ class PreactivationResNet final : public LayeredNetwork {
   QuantizedConv2d conv1_;
   std::vector<Block> blocks_;
   BatchNorm bn_;
-  Linear fc_;
+  LastLayer fc_;
   Activation activation_;
   Activation last_activation_;
   size_t last_group_ = 0;

@@ -50,11 +50,11 @@ class ResNet final : public LayeredNetwork {
       : LayeredNetwork(config, family),
         imagenet_(plan.imagenet()),
         channels_((imagenet_ ? 64 : 16) / config.channel_divisor),
-        conv1_(imagenet_ ? MakeConv2d("conv1", config.image_channels, channels_, 7, 2, 3, false)
-                         : MakeConv2d("conv1", config.image_channels, channels_, 3, 1, 1, false)),
+        conv1_(imagenet_ ? MakeFirstConv2d("conv1", channels_, 7, 2, 3)
+                         : MakeFirstConv2d("conv1", channels_, 3, 1, 1)),
         bn1_(MakeBatchNorm("bn1", channels_)),
         groups_(MakeGroups(plan)),
-        fc_(MakeLinear("fc", groups_.back().back().out_channels, config.classes)),
+        fc_(MakeLastLayer("fc", groups_.back().back().out_channels)),
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     // Identity and padded shortcuts join activations to one range; a convolution shortcut begins a new one.
@@ -95,7 +95,7 @@ class ResNet final : public LayeredNetwork {
         ShowHint(block.hint_point, x);
       }
     }
-    return fc_.Forward(GlobalAveragePool(x));
+    return fc_.Forward(x);
   }
 
  private:
@@ -149,7 +149,7 @@ class ResNet final : public LayeredNetwork {
     const auto add = [&](int64_t from, int64_t to, int64_t kernel, int64_t step) {
       const size_t number = block.layers.size() + 1;
       block.layers.push_back(
-          {MakeConv2d(absl::StrCat(name, ".conv", number), from, to, kernel, step, kernel / 2, true), MakeBatchNorm(absl::StrCat(name, ".bn", number), to)});
+          {MakeConv2d(absl::StrCat(name, ".conv", number), from, to, kernel, step, kernel / 2), MakeBatchNorm(absl::StrCat(name, ".bn", number), to)});
     };
     if (plan.kind == Blocks::kBasic) {
       add(in, width, 3, stride);
@@ -171,7 +171,7 @@ class ResNet final : public LayeredNetwork {
   QuantizedConv2d conv1_;
   BatchNorm bn1_;
   std::vector<std::vector<Block>> groups_;
-  Linear fc_;
+  LastLayer fc_;
   Activation activation_;
   Activation last_activation_;
   size_t stem_ = 0;

@@ -92,18 +92,17 @@ GuidedStep::GuidedStep(PairMember low, PairMember full, GuidedOptions options, s
 absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_learning_rate, double full_learning_rate) {
   auto& [low, full] = members_;
   for (Member& member : members_) member.gradients->PrepareForward();
-  const at::Tensor pixels = batch.images.to(low.network->config().dtype);
-  const Features images = low.network->PrepareImages(pixels);
+  SharedImages images(batch.images.to(low.network->config().dtype));
 
   GuidedStepResult result;
   // The low-precision net last: autograd goes backward through the net that came last first, while its arrays may still be in the cache.
-  if (absl::Status status = Forward(full, images, pixels, batch, &result.full); !status.ok()) return status;
-  if (absl::Status status = Forward(low, images, pixels, batch, &result.low); !status.ok()) return status;
+  if (absl::Status status = Forward(full, images, batch, &result.full); !status.ok()) return status;
+  if (absl::Status status = Forward(low, images, batch, &result.low); !status.ok()) return status;
   result.hint = AddHints(&result.hints);
   if (!std::isfinite(result.hint)) {  // a pooling layer may have passed by what is not a number
     Forget();
-    return absl::InternalError(absl::StrCat("batch ", batch.index, ": the hint is ", result.hint, "; ", low.name, ": ", WhereNotFinite(*low.network, pixels),
-                                            "; ", full.name, ": ", WhereNotFinite(*full.network, pixels)));
+    return absl::InternalError(absl::StrCat("batch ", batch.index, ": the hint is ", result.hint, "; ", low.name, ": ", WhereNotFinite(*low.network, images.pixels()),
+                                            "; ", full.name, ": ", WhereNotFinite(*full.network, images.pixels())));
   }
 
   for (Member& member : members_) member.gradients->PrepareBackward(member.loss);
@@ -119,11 +118,11 @@ absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_
 }
 
 // Features and loss of one net.
-absl::Status GuidedStep::Forward(Member& member, const Features& images, const at::Tensor& pixels, const Batch& batch, StepResult* result) {
+absl::Status GuidedStep::Forward(Member& member, SharedImages& images, const Batch& batch, StepResult* result) {
   absl::StatusOr<NetPass> pass = absl::UnknownError("");
   {
     const HintCollector collector(*member.network, hint_points_, member.hints);
-    pass = RunForward(*member.network, member.name, images, pixels, batch);
+    pass = RunForward(*member.network, member.name, images, batch);
   }
   if (!pass.ok()) {
     Forget();

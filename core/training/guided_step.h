@@ -53,7 +53,7 @@ class GuidedStep {
   };
 
   GuidedStep(PairMember low, PairMember full, GuidedOptions options, std::vector<size_t> hint_points);
-  absl::Status Forward(Member& member, const Features& images, const at::Tensor& pixels, const Batch& batch, StepResult* result);
+  absl::Status Forward(Member& member, SharedImages& images, const Batch& batch, StepResult* result);
   double AddHints(std::vector<double>* terms);
   void Forget();
 

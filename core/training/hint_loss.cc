@@ -73,13 +73,13 @@ HintTerm Fast(const Features& low, const Features& full, double n, const HintOpt
 }  // namespace
 
 HintTerm HintLoss(const Features& low, const Features& full, const HintOptions& options) {
-  const double n = options.bits == 32 ? 0 : static_cast<double>(GreatestCode(options.bits));
+  const int64_t greatest = low.greatest_code > 0 ? low.greatest_code : options.bits == 32 ? 0 : GreatestCode(options.bits);
+  const auto n = static_cast<double>(greatest);
   const bool fast = low.fast != nullptr;
   TORCH_CHECK(fast == (full.fast != nullptr), "a hint between nets of different numerics");
   const at::Tensor &a = fast ? low.fast->numbers : low.tensor, &b = fast ? full.fast->numbers : full.tensor;
   TORCH_CHECK(a.sizes() == b.sizes(), "a hint between features of shapes ", a.sizes(), " and ", b.sizes());
-  TORCH_CHECK(full.greatest_code == 0 && (low.greatest_code == 0 || static_cast<double>(low.greatest_code) == n), "a hint of ", options.bits,
-              " bits between features with codes up to ", low.greatest_code, " and ", full.greatest_code);
+  TORCH_CHECK(full.greatest_code == 0, "a hint to a net with codes up to ", full.greatest_code);
   return fast ? Fast(low, full, n, options) : Reference(low, full, n, options.weight);
 }
 

@@ -1,7 +1,8 @@
 // The hint of guided training: how far the features of two nets are apart (DESIGN section 3, "Guided"; Zhuang et al., arXiv 1711.00205).
 //   R = 1/2 mean (Q(mu_full) - Q(mu_low))^2 over the elements of a hint point;   Q(z) = rint(n clip(z, 0, 1)) / n, n = 2^bits - 1, straight through where
 //   0 <= z <= 1;   for 32 bits Q is the clip
-// Q leaves quantised features as they are; it matters for the low-precision net where an activation is not quantised.
+// The width is that of the low-precision net's features at the hint point, so Q leaves them as they are; where they are not quantised, it is the width of that
+// net's activations.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +12,7 @@
 namespace bitstair::core {
 
 struct HintOptions {
-  int bits = 32;         // the low-precision net's activation width
+  int bits = 32;         // the low-precision net's activation width; features of codes have their own
   double weight = 1;     // lambda, for the element mean
   bool clipped = false;  // both nets' activations are clips: no feature is above 1. Spares numerics fast an array, changes no result
 };

@@ -66,12 +66,11 @@ absl::StatusOr<MutualStepResult> MutualStep::Run(const Batch& batch, double stud
   std::vector<PairMember> members{teacher_};
   members.insert(members.end(), students_.begin(), students_.end());
   for (const PairMember& member : members) member.gradients->PrepareForward();
-  const at::Tensor pixels = batch.images.to(teacher_.network->config().dtype);
-  const Features images = teacher_.network->PrepareImages(pixels);
+  SharedImages images(batch.images.to(teacher_.network->config().dtype));
 
   std::vector<NetPass> passes;
   for (size_t i = 0; i < members.size(); ++i) {
-    absl::StatusOr<NetPass> pass = RunForward(*members[i].network, i == 0 ? kTeacher : StudentName(i - 1), images, pixels, batch);
+    absl::StatusOr<NetPass> pass = RunForward(*members[i].network, i == 0 ? kTeacher : StudentName(i - 1), images, batch);
     if (!pass.ok()) return pass.status();
     passes.push_back(*std::move(pass));
   }

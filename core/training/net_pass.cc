@@ -18,7 +18,13 @@ std::string Describe(const NetworkConfig& config) {
 
 }  // namespace
 
-absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, const Features& images, const at::Tensor& pixels, const Batch& batch) {
+const Features& SharedImages::For(const Network& network) {
+  std::optional<Features>& prepared = network.config().quantizes_first_last() ? codes_ : floats_;
+  if (!prepared.has_value()) prepared = network.PrepareImages(pixels_);
+  return *prepared;
+}
+
+absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, SharedImages& images, const Batch& batch) {
   NetPass pass;
   std::string wrong;
   try {
@@ -27,7 +33,7 @@ absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, co
       network.QuantizeWeights();
     }
     network.set_position(batch.position);
-    pass.logits = network.ForwardPrepared(images, /*training=*/true);
+    pass.logits = network.ForwardPrepared(images.For(network), /*training=*/true);
   } catch (const NotANumber& error) {
     wrong = error.what();
   }
@@ -38,7 +44,7 @@ absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, co
     if (!std::isfinite(pass.result.loss)) wrong = absl::StrCat("the loss is ", pass.result.loss);
   }
   if (wrong.empty()) return pass;
-  return absl::InternalError(absl::StrCat("batch ", batch.index, ", ", name, ": ", wrong, "; ", WhereNotFinite(network, pixels)));
+  return absl::InternalError(absl::StrCat("batch ", batch.index, ", ", name, ": ", wrong, "; ", WhereNotFinite(network, images.pixels())));
 }
 
 absl::Status CheckAlike(const NetworkConfig& a, const std::string& a_name, const NetworkConfig& b, const std::string& b_name, const std::string& of) {

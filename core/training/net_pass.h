@@ -1,6 +1,7 @@
 // What the steps of several nets share: one net's way from a batch to its loss.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,9 +31,22 @@ struct NetPass {
   StepResult result;
 };
 
-// Quantises the weights and runs the batch in training. images: PrepareImages(pixels) of a net of equal numerics. name: of the net, in messages.
+// A batch's images for nets of equal numerics and dtype: one conversion for those that quantise them, one for the others.
+class SharedImages {
+ public:
+  explicit SharedImages(at::Tensor pixels) : pixels_(std::move(pixels)) {}
+  // PrepareImages(pixels) of the network. All networks that quantise their images have one range of pixels. Throws NotANumber.
+  const Features& For(const Network& network);
+  const at::Tensor& pixels() const { return pixels_; }
+
+ private:
+  const at::Tensor pixels_;
+  std::optional<Features> floats_, codes_;
+};
+
+// Quantises the weights and runs the batch in training. name: of the net, in messages.
 // INTERNAL, naming batch, net and layer, if the loss is not finite or, in numerics fast, an activation is not a number.
-absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, const Features& images, const at::Tensor& pixels, const Batch& batch);
+absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, SharedImages& images, const Batch& batch);
 
 // INVALID_ARGUMENT, naming the two, unless both are one network for the same images and classes, of the same numerics and dtype. of: "a guided pair".
 absl::Status CheckAlike(const NetworkConfig& a, const std::string& a_name, const NetworkConfig& b, const std::string& b_name, const std::string& of);

@@ -75,13 +75,14 @@ TEST(RecipeTest, ReadsEveryKindOfField) {
 
 TEST(RecipeTest, ReadsTheNetworksOptions) {
   const std::string text = std::string(kGood) +
-                           "shortcut_values: float\nshortcut_conv_bits: 8\nweight_norm: std\n"
+                           "shortcut_values: float\nshortcut_conv_bits: 8\nweight_norm: std\nquantize_first_last: true\n"
                            "layer_widths:\n  conv2: 8\n  \"*.relu1\": 4\n";
   const auto recipe = ParseRecipe("r.yaml", text, {"layer_widths.layer1.0.conv1=16"});
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   EXPECT_EQ(recipe->spec.shortcut_values(), v1::SHORTCUT_VALUES_FLOAT);
   EXPECT_EQ(recipe->spec.shortcut_conv_bits(), 8);
   EXPECT_EQ(recipe->spec.weight_norm(), v1::WEIGHT_NORM_STD);
+  EXPECT_TRUE(recipe->spec.quantize_first_last());
   EXPECT_EQ(recipe->spec.layer_widths().at("conv2"), "8");
   EXPECT_EQ(recipe->spec.layer_widths().at("*.relu1"), "4");
   EXPECT_EQ(recipe->spec.layer_widths().at("layer1.0.conv1"), "16");
@@ -126,6 +127,8 @@ TEST(RecipeTest, NamesPlaceKeyAndFault) {
       {"2e-2", "1e9", "r.yaml:15:3: quantized.learning_rate: is 1e+09"},
       {"ranks: 2", "ranks: 65", "r.yaml:8:1: ranks: is 65"},
       {"ranks: 2", "shortcut_conv_bits: 4", "r.yaml:8:1: shortcut_conv_bits: is 4; must be 8 or 32"},
+      {"ranks: 2", "quantize_first_last: 2", "r.yaml:8:22: quantize_first_last: expected true or false, found \"2\""},
+      {"ranks: 2", "quantize_first_last: true\nquantize_last_activation: true", "r.yaml:8:1: quantize_first_last: and quantize_last_activation exclude each"},
       {"ranks: 2", "weight_norm: deviation", "r.yaml:8:14: weight_norm: unknown value \"deviation\"; known: max, std"},
       {"ranks: 2", "shortcut_values: code", "r.yaml:8:18: shortcut_values: unknown value \"code\"; did you mean \"codes\"?"},
       {"ranks: 2", "layer_widths: {layer1.*: 9}", "r.yaml:8:16: layer_widths[\"layer1.*\"]: is \"9\"; must be 1 to 8, 16 or 32"},

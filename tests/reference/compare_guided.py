@@ -6,18 +6,23 @@ import re
 import several_nets
 from guided_torch import GuidedPair
 from quantized_torch import Model
-from several_nets import compare_end, compare_first_gradients, expect_close, model_of, optimizer_of
+from several_nets import compare_end, compare_first_gradients, expect_close, model_of, optimizer_of, update
 
 # The default: the outputs of the last two groups of blocks.
-HINT_POINTS = {'guided_resnet20_w4a4': ['layer2', 'layer3'], 'guided_resnet20_w2a32': ['layer1.1', 'layer3'], 'guided_convnet28_w4a4': ['conv1', 'conv2', 'fc1']}
+HINT_POINTS = {'guided_resnet20_w4a4': ['layer2', 'layer3'], 'guided_resnet20_w2a32': ['layer1.1', 'layer3'], 'guided_convnet28_w4a4': ['conv1', 'conv2', 'fc1'],
+               'guided_resnet20_w2a2_first_last': ['layer2', 'layer3']}
 RELU_TEACHERS = ['guided_convnet28_w4a4']
+# Where the low-precision net's features have another width than its activations.
+HINT_WIDTHS = {'guided_resnet20_w2a2_first_last': {'layer3': 8}}
 
 
 def compare(core, run):
-    weight_bits, activation_bits = map(int, re.fullmatch(r'\w+_w(\d+)a(\d+)', run).groups())
-    low, full = model_of(Model, core, 'low', weight_bits, activation_bits), model_of(Model, core, 'full', 32, 32, run in RELU_TEACHERS)
+    weight_bits, activation_bits, option = re.fullmatch(r'\w+?_w(\d+)a(\d+)_?(\w*)', run).groups()
+    weight_bits, activation_bits = int(weight_bits), int(activation_bits)
+    low, full = model_of(Model, core, 'low', weight_bits, activation_bits, option=option), model_of(Model, core, 'full', 32, 32, run in RELU_TEACHERS)
     nets = {'low': low, 'full': full}
-    pair = GuidedPair(low, full, HINT_POINTS[run], activation_bits, core['lambda'].item())
+    widths = {name: HINT_WIDTHS.get(run, {}).get(name, activation_bits) for name in HINT_POINTS[run]}
+    pair = GuidedPair(low, full, widths, core['lambda'].item())
     optimizers = {net: optimizer_of(model) for net, model in nets.items()}
     for step in range(core['labels'].size(0)):
         losses, hint = pair.step(core['images'][step].double(), core['labels'][step])
@@ -26,8 +31,7 @@ def compare(core, run):
             expect_close(losses[net], core[f'{net}/loss'][step], f'{net} loss of step {step}')
             if step == 0:
                 compare_first_gradients(core, net, pair.grads[net])
-            optimizers[net].param_groups[0]['lr'] = core['learning_rates'][step][number].item()
-            optimizers[net].step()
+            update(model, optimizers[net], core['learning_rates'][step][number].item())
     for net, model in nets.items():
         compare_end(core, net, model, optimizers[net])
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import several_nets
 from journal_torch import Mutual, StochasticModel, rounded_units
 from quantized_torch import Model
-from several_nets import compare_end, compare_first_gradients, expect_close, model_of, optimizer_of
+from several_nets import compare_end, compare_first_gradients, expect_close, model_of, optimizer_of, update
 
 SEED, EPOCH_WORD, TEACHER_RATE = 1, (4 << 26) + (4 << 20) + 1, 0.2
 
@@ -27,8 +27,7 @@ def compare_mutual(core, widths):
             expect_close(losses[i], core[f'{name}/loss'][step], f'{name} loss of step {step}')
             if step == 0:
                 compare_first_gradients(core, name, grads[i])
-            optimizers[i].param_groups[0]['lr'] = core['learning_rates'][step].item() * (TEACHER_RATE if i == 0 else 1)
-            optimizers[i].step()
+            update(nets[i], optimizers[i], core['learning_rates'][step].item() * (TEACHER_RATE if i == 0 else 1))
     for name, net, optimizer in zip(names, nets, optimizers):
         compare_end(core, name, net, optimizer)
 
@@ -47,8 +46,7 @@ def compare_stochastic(core, bits, pooled):
         expect_close(loss.detach(), core[f'{name}/loss'][step], f'loss of step {step}')
         if step == 0:
             compare_first_gradients(core, name, grads)
-        optimizer.param_groups[0]['lr'] = core['learning_rates'][step].item()
-        optimizer.step()
+        update(net, optimizer, core['learning_rates'][step].item())
     if len(seen) < 4:
         sys.exit(f'FAILED: only {len(seen)} choices of layers in {steps} steps')
     compare_end(core, name, net, optimizer)

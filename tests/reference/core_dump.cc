@@ -65,6 +65,12 @@ struct Run {
   void (*options)(NetworkConfig& config) = nullptr;
 };
 
+constexpr PixelRange kPixels{-2.5, 2};  // some of the images' pixels lie outside
+void FirstLast(NetworkConfig& c) {
+  c.quantize_first_last = true;
+  c.pixels = kPixels;
+}
+
 constexpr Run kRuns[] = {
     {"resnet20_w4a4_float64", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20},
     {"resnet20_w2a32_float64", "resnet20", 3, 12, 2, 32, ActivationFunction::kClip, at::kDouble, 3},
@@ -98,6 +104,13 @@ constexpr Run kRuns[] = {
     {"convnet28_w8a8_float64_lsq", "convnet28", 1, 28, 8, 8, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "lsq"; }},
     {"resnet20_w4a4_float64_pact", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "pact"; }},
     {"resnet18_w2a2_float64_pact", "resnet18", 3, 48, 2, 2, ActivationFunction::kClip, at::kDouble, 20, 8, [](NetworkConfig& c) { c.quantizer = "pact"; }},
+    {"resnet20_w2a2_float64_first_last", "resnet20", 3, 12, 2, 2, ActivationFunction::kClip, at::kDouble, 20, 1, FirstLast},
+    {"resnet20_w4a4_float64_first_last", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, FirstLast},
+    {"resnet20_b_w2a32_float64_first_last", "resnet20_b", 3, 12, 2, 32, ActivationFunction::kClip, at::kDouble, 5, 1, FirstLast},
+    {"resnet18_w4a4_float64_first_last", "resnet18", 3, 48, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8, FirstLast},
+    {"preresnet20_w4a4_float64_first_last", "preresnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, FirstLast},
+    {"alexnet_w4a4_float64_first_last", "alexnet", 3, 95, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8, FirstLast},
+    {"convnet28_w4a4_float64_first_last", "convnet28", 1, 28, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, FirstLast},
     {"resnet50_w4a4_float32", "resnet50", 3, 48, 4, 4, ActivationFunction::kClip, at::kFloat, 1, 8},
     {"alexnet_cifar_w8a8_float32", "alexnet_cifar", 3, 32, 8, 8, ActivationFunction::kClip, at::kFloat, 1, 8},
     {"resnet20_w4a4_float32", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kFloat, 1},

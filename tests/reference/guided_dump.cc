@@ -24,6 +24,7 @@ struct Run {
   double learning_rate;  // of the low-precision net
   std::vector<std::string> hint_points;
   int steps;
+  bool first_last = false;
 };
 
 // Hint points by default and by name, quantised and not, with a teacher that clips and one that does not.
@@ -31,6 +32,7 @@ const std::vector<Run>& Runs() {
   static const std::vector<Run> runs = {
       {"guided_resnet20_w4a4", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, 10, 0.05, {}, 20},
       {"guided_resnet20_w2a32", "resnet20", 3, 12, 2, 32, ActivationFunction::kClip, 30, 0.02, {"layer1.1", "layer3"}, 20},
+      {"guided_resnet20_w2a2_first_last", "resnet20", 3, 12, 2, 2, ActivationFunction::kClip, 10, 0.05, {}, 20, true},
       {"guided_convnet28_w4a4", "convnet28", 1, 28, 4, 4, ActivationFunction::kRelu, 30, 0.05, {"conv1", "conv2", "fc1"}, 20},
   };
   return runs;
@@ -38,6 +40,8 @@ const std::vector<Run>& Runs() {
 
 absl::StatusOr<Tensors> Train(const Run& run) {
   NetworkConfig config = ConfigOf(run.network, run.channels, run.side, run.weight_bits, run.activation_bits);
+  config.quantize_first_last = run.first_last;
+  config.pixels = {-2.5, 2};
   Tensors out;
   absl::StatusOr<TrainedNet> low = MakeNet(config, "low", out);
   if (!low.ok()) return low.status();

@@ -12,8 +12,9 @@ def distance(full, low, bits):
 
 
 class GuidedPair:
-    def __init__(self, low, full, hint_points, bits, weight):
-        self.low, self.full, self.hint_points, self.bits, self.weight = low, full, hint_points, bits, weight
+    def __init__(self, low, full, hint_points, weight):
+        """hint_points: name -> width of Q there."""
+        self.low, self.full, self.hint_points, self.weight = low, full, hint_points, weight
         self.grads = {}
 
     def step(self, images, labels):
@@ -22,8 +23,8 @@ class GuidedPair:
         for net, model in (('low', self.low), ('full', self.full)):
             model.begin_step()
             entropies[net] = F.cross_entropy(model.forward(images), labels)
-        pairs = [(self.full.hints[name], self.low.hints[name]) for name in self.hint_points]
-        hints = {'low': sum(distance(full.detach(), low, self.bits) for full, low in pairs), 'full': sum(distance(full, low.detach(), self.bits) for full, low in pairs)}
+        pairs = [(self.full.hints[name], self.low.hints[name], bits) for name, bits in self.hint_points.items()]
+        hints = {'low': sum(distance(full.detach(), low, bits) for full, low, bits in pairs), 'full': sum(distance(full, low.detach(), bits) for full, low, bits in pairs)}
         for net, model in (('low', self.low), ('full', self.full)):
             self.grads[net] = model.gradients(entropies[net] + self.weight * hints[net])
         return {net: entropy.detach() for net, entropy in entropies.items()}, hints['low'].detach()

@@ -46,19 +46,19 @@ def group_of(model, norm):
 
 
 def is_scalar(name):
-    return name.endswith((".weight_step", ".step", ".clip"))
+    return name.endswith((".weight_step", ".step", ".clip")) or name == "logit_scale"
 
 
 def parameter_groups(learned, weight_decay, clip_weight_decay):
     """For torch.optim."""
     clips = [t for name, t in learned.items() if name.endswith(".clip")]
-    steps = [t for name, t in learned.items() if name.endswith("step")]
+    steps = [t for name, t in learned.items() if name.endswith("step") or name == "logit_scale"]
     others = [t for name, t in learned.items() if not is_scalar(name)]
     return [{"params": p, "weight_decay": decay} for p, decay in ((others, weight_decay), (clips, clip_weight_decay), (steps, 0)) if p]
 
 
 def halve_at_most(learned, before, optimizer):
-    """Steps and clips stay positive: one that would fall below half of what it was becomes that half, and its momentum 0."""
+    """Learned scalars stay positive: one that would fall below half of what it was becomes that half, and its momentum 0."""
     for name, value in before.items():
         if learned[name].item() < value / 2:
             learned[name].data.fill_(value / 2)

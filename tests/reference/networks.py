@@ -41,7 +41,7 @@ def padded(x, channels):
 def resnet(model, images):
     bits = model.activation_bits
     imagenet = model.learned["conv1.weight"].size(2) == 7
-    x = model.layer(images, 32, "conv1.weight", "bn1", bits, stride=2 if imagenet else 1)
+    x = model.layer(model.pixels(images), 32, "conv1.weight", "bn1", bits, stride=2 if imagenet else 1)
     if imagenet:
         x, model.carried = model.max_pool(x, 3, 2, 1), model.max_pool(model.carried, 3, 2, 1)
     for name, group, first, last in blocks_of(model):
@@ -56,7 +56,7 @@ def resnet(model, images):
             shortcut = model.normalized(x, bits, f"{name}.downsample.0.weight", f"{name}.downsample.1", stride, 0)
         elif stride != 1:
             shortcut = padded(shortcut, model.learned[f"{name}.conv{out}.weight"].size(0))
-        x = model.layer(inner, bits, f"{name}.conv{out}.weight", f"{name}.bn{out}", 32 if last else bits, shortcut=shortcut)
+        x = model.layer(inner, bits, f"{name}.conv{out}.weight", f"{name}.bn{out}", model.last_bits if last else bits, shortcut=shortcut)
         model.hints[hint_name(model, name)] = x
     return model.last_layer(x.mean((2, 3)))
 
@@ -64,35 +64,35 @@ def resnet(model, images):
 def preactivation_resnet(model, images):
     """On values alone: the stream is no code."""
     bits = model.activation_bits
-    stream = F.conv2d(images, model.leaves["conv1.weight"], padding=1)
+    stream = F.conv2d(model.pixels(images), model.leaves["conv1.weight"], padding=1)
     for name, group, first, _ in blocks_of(model):
         stride = 2 if first and group > 1 else 1
         outer = model.activate(model.batch_norm(stream, f"{name}.bn1"), bits)
         inner = model.layer(outer, bits, f"{name}.conv1.weight", f"{name}.bn2", bits, stride=stride)
         branch = F.conv2d(inner, model.leaves[f"{name}.conv2.weight"], padding=1)
         stream = branch + (stream if stride == 1 else padded(stream, branch.size(1)))
-    return model.last_layer(model.activate(model.batch_norm(stream, "bn"), 32).mean((2, 3)))
+    return model.last_layer(model.activate(model.batch_norm(stream, "bn"), model.last_bits).mean((2, 3)))
 
 
 def alexnet(model, images):
     bits = model.activation_bits
     imagenet = model.learned["conv1.weight"].size(2) == 11
-    x = model.layer(images, 32, "conv1.weight", "bn1", bits, stride=4 if imagenet else 1, padding=2 if imagenet else 1)
+    x = model.layer(model.pixels(images), 32, "conv1.weight", "bn1", bits, stride=4 if imagenet else 1, padding=2 if imagenet else 1)
     x = model.max_pool(x, 3, 2)
     x = model.max_pool(model.layer(x, bits, "conv2.weight", "bn2", bits), 3, 2)
     for i in (3, 4, 5):
         x = model.layer(x, bits, f"conv{i}.weight", f"bn{i}", bits)
     x = model.max_pool(x, 3, 2).flatten(1)
     x = model.layer(x, bits, "fc1.weight", "bn6", bits)
-    return model.last_layer(model.layer(x, bits, "fc2.weight", "bn7", 32))
+    return model.last_layer(model.layer(x, bits, "fc2.weight", "bn7", model.last_bits))
 
 
 def convnet28(model, images):
     bits = model.activation_bits
-    x = model.hints["conv1"] = model.layer(images, 32, "conv1.weight", "bn1", bits)
+    x = model.hints["conv1"] = model.layer(model.pixels(images), 32, "conv1.weight", "bn1", bits)
     x = model.hints["conv2"] = model.layer(model.max_pool(x, 2), bits, "conv2.weight", "bn2", bits)
     x = model.hints["conv3"] = model.layer(model.max_pool(x, 2), bits, "conv3.weight", "bn3", bits)
-    x = model.hints["fc1"] = model.layer(model.max_pool(x, 2).flatten(1), bits, "fc1.weight", "bn4", 32)
+    x = model.hints["fc1"] = model.layer(model.max_pool(x, 2).flatten(1), bits, "fc1.weight", "bn4", model.last_bits)
     return model.last_layer(x)
 
 

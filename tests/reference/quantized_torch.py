@@ -99,6 +99,17 @@ def activation_values(x, bits, relu=False):
     return Round.apply(n * x.clamp(0, 1)) / n
 
 
+# Of normalised pixels, with option first_last; as in the dumps.
+PIXELS = (-2.5, 2.0)
+
+
+def pixel_values(images):
+    """8-bit codes with an integer zero point. The value of the zero point is 0, with which convolutions pad."""
+    step = (PIXELS[1] - PIXELS[0]) / 255
+    zero_point = round(-PIXELS[0] / step)
+    return (torch.round((images / step + zero_point).clamp(0, 255)) - zero_point) * step
+
+
 import learned_torch  # noqa: E402, it needs what is above
 
 
@@ -113,7 +124,10 @@ class Model:
         self.first = "conv1.weight"
         self.option = option
         self.last = max(n for n in self.learned if n.startswith("fc") and n.endswith(".weight"))
-        self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in (self.first, self.last)]
+        self.first_last = option == "first_last" and weight_bits != 32
+        self.last_bits = 8 if self.first_last else 32
+        kept = () if self.first_last else (self.first, self.last)
+        self.quantized = [n for n in self.learned if n.endswith("weight") and self.learned[n].dim() > 1 and n not in kept]
         if weight_bits == 32:
             self.quantized = []
         self.leaves = {}
@@ -235,8 +249,14 @@ class Model:
     def forward(self, images):
         return networks.forward_of(self.learned)(self, images)
 
+    def pixels(self, images):
+        return pixel_values(images) if self.first_last else images
+
     def last_layer(self, x):
-        return F.linear(x, self.leaves[self.last], self.learned[self.last.replace("weight", "bias")])
+        logits = F.linear(x, self.leaves[self.last])
+        if self.first_last:
+            logits = self.learned["logit_scale"] * logits
+        return logits + self.learned[self.last.replace("weight", "bias")]
 
     def gradients(self, loss):
         """dL/dleaf of every learned tensor (of a quantised weight: by w_q), and puts dL/dlatent on the learned tensors' grad."""

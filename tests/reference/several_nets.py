@@ -6,6 +6,9 @@ import tempfile
 import torch
 from safetensors.torch import load_file
 
+import quantized_torch  # noqa: F401, learned_torch is a part of it
+from learned_torch import halve_at_most, is_scalar, parameter_groups
+
 # Both sides in float64 differ by the order of sums and by two tanh functions.
 TOLERANCE = 1e-8
 
@@ -20,14 +23,22 @@ def expect_close(ours, theirs, what):
         sys.exit(f'FAILED: {what}: relative error {error:.3g} above {TOLERANCE}')
 
 
-def model_of(kind, core, net, weight_bits, activation_bits, relu=False):
+def model_of(kind, core, net, weight_bits, activation_bits, relu=False, option=''):
     prefix = f'{net}/initial/'
     tensors = {name.removeprefix(prefix): t for name, t in core.items() if name.startswith(prefix)}
-    return kind(tensors, weight_bits, activation_bits, relu=relu, on_codes=False)
+    return kind(tensors, weight_bits, activation_bits, relu=relu, on_codes=False, option=option)
 
 
 def optimizer_of(model):
-    return torch.optim.SGD(model.learned.values(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    return torch.optim.SGD(parameter_groups(model.learned, 1e-4, 1e-4), lr=0.1, momentum=0.9, nesterov=True)
+
+
+def update(model, optimizer, learning_rate):
+    for group in optimizer.param_groups:
+        group['lr'] = learning_rate
+    before = {name: t.item() for name, t in model.learned.items() if is_scalar(name)}
+    optimizer.step()
+    halve_at_most(model.learned, before, optimizer)
 
 
 def compare_first_gradients(core, net, grads):

@@ -36,6 +36,7 @@ TEST(JobSpecTest, WritesEveryDefaultOut) {
   EXPECT_TRUE(spec->decay_batch_norm());
   EXPECT_EQ(spec->quantizer(), "dorefa");
   EXPECT_TRUE(spec->has_detach_weight_max() && !spec->detach_weight_max());
+  EXPECT_TRUE(spec->has_quantize_first_last() && !spec->quantize_first_last());
   EXPECT_EQ(spec->numerics(), v1::NUMERICS_FAST);
   EXPECT_TRUE(spec->checkpoint().every_epoch());
   EXPECT_TRUE(spec->checkpoint().has_every_steps());
@@ -181,6 +182,10 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
        }},
       {"shortcut_conv_bits", "must be 8 or 32", [](auto* s) { s->set_shortcut_conv_bits(4); }},
       {"shortcut_conv_bits", "is 0", [](auto* s) { s->set_shortcut_conv_bits(0); }},
+      {"quantize_first_last", "and quantize_last_activation exclude each other",
+       [](auto* s) { s->set_quantize_first_last(true), s->set_quantize_last_activation(true); }},
+      {"quantize_first_last", "needs two_stage_activation: clip",
+       [](auto* s) { s->set_quantize_first_last(true), s->set_two_stage_activation(v1::ACTIVATION_FUNCTION_RELU); }},
       {"shortcut_values", "has no value 7", [](auto* s) { s->set_shortcut_values(static_cast<v1::ShortcutValues>(7)); }},
       {"weight_norm", "has no value 7", [](auto* s) { s->set_weight_norm(static_cast<v1::WeightNorm>(7)); }},
       {"layer_widths[\"conv2\"]", "must be 1 to 8, 16 or 32", [](auto* s) { (*s->mutable_layer_widths())["conv2"] = "9"; }},

@@ -87,6 +87,7 @@ TEST(StageKeyTest, GoldenKeys) {
 TEST(StageKeyTest, NetworkOptionsAreWrittenOnlyWhereTheyCount) {
   v1::JobSpec spec = testing::SmallSpec();
   spec.set_weight_norm(v1::WEIGHT_NORM_STD);
+  spec.set_quantize_first_last(true);
   spec.set_shortcut_values(v1::SHORTCUT_VALUES_FLOAT);
   spec.set_shortcut_conv_bits(32);
   (*spec.mutable_layer_widths())["relu1"] = "8";
@@ -96,8 +97,9 @@ TEST(StageKeyTest, NetworkOptionsAreWrittenOnlyWhereTheyCount) {
   const auto stages = PlanStages(*resolved, testing::kDigestA);
   const auto document = [&](int i) { return nlohmann::json::parse(StageKeyDocument(stages[i], "PARENT")); };
   const nlohmann::json full = document(0), weights = document(1), both = document(2);
-  for (const char* key : {"weight_norm", "shortcut_values", "shortcut_conv_bits", "layer_widths"}) EXPECT_FALSE(full.contains(key)) << key;
+  for (const char* key : {"weight_norm", "quantize_first_last", "shortcut_values", "shortcut_conv_bits", "layer_widths"}) EXPECT_FALSE(full.contains(key)) << key;
   EXPECT_EQ(weights["weight_norm"], "std");
+  EXPECT_EQ(weights["quantize_first_last"], true);
   EXPECT_EQ(weights["shortcut_conv_bits"], 32);
   EXPECT_FALSE(weights.contains("shortcut_values"));
   EXPECT_EQ(both["shortcut_values"], "float");
@@ -198,6 +200,7 @@ TEST(StageKeyTest, WhatCanChangeABitIsInTheKeyOfTheStageAndItsChildren) {
       [](auto* s) { s->set_activation_calibration(v1::ACTIVATION_CALIBRATION_NONE); },
       [](auto* s) { s->set_schedule(v1::SCHEDULE_SCOPE_STAGE); },
       [](auto* s) { s->set_quantize_last_activation(true); },
+      [](auto* s) { s->set_quantize_first_last(true); },
       [](auto* s) { s->set_weight_norm(v1::WEIGHT_NORM_STD); },
       [](auto* s) { s->set_shortcut_values(v1::SHORTCUT_VALUES_FLOAT); },
       [](auto* s) { s->set_shortcut_conv_bits(8); },

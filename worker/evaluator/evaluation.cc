@@ -114,6 +114,7 @@ absl::StatusOr<EvaluationReport> Evaluate(const EvaluationRequest& request) {
   report.network.image_height = (*data)->shape().height;
   report.network.image_width = (*data)->shape().width;
   report.network.classes = (*data)->classes;
+  report.network.pixels = core::RangeOfPixels((*data)->mean, (*data)->std);
   absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(report.network);
   if (!network.ok()) return network.status();
   absl::StatusOr<core::FittedWeights> fitted =

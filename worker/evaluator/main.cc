@@ -63,6 +63,7 @@ void AddOptions(CLI::App& app, Flags& flags) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_flag("--quantize-last-activation", network.quantize_last_activation, "Likewise");
+  app.add_flag("--quantize-first-last", network.quantize_first_last, "Likewise");
   app.add_option("--numerics", request.numerics, "How the network computes. Default: fast where weights or activations have few bits, else reference")
       ->check(CLI::IsMember({"fast", "reference", "float64"}));
   app.add_option("--threads", flags.threads, "Default: one per core")->check(CLI::Range(1, 1024))->type_name("N");

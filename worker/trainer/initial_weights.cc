@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -32,11 +33,16 @@ absl::StatusOr<core::Checkpoint> ImportInitialWeights(const std::string& path, c
   const auto wrong = [&path](const absl::Status& status) {
     return absl::Status(status.code(), absl::StrCat("initial weights ", path, ": ", status.message()));
   };
-  const absl::StatusOr<core::WeightsFile> file = core::ReadWeightsFile(path, spec.initial_weights_digest());
+  absl::StatusOr<core::WeightsFile> file = core::ReadWeightsFile(path, spec.initial_weights_digest());
   if (!file.ok()) return absl::Status(file.status().code(), absl::StrCat("initial weights: ", file.status().message()));
   if (const absl::Status status = CheckOrigin(*file, spec); !status.ok()) return wrong(status);
   const absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(ParentReluConfigOf(spec, train));
   if (!network.ok()) return network.status();
+  // The full-precision network has none, but the stage's own net goes on with it where it is all that starts from the file.
+  std::map<std::string, at::Tensor>::node_type logit_scale;
+  if (spec.quantize_first_last() && spec.calibration() != v1::ACTIVATION_CALIBRATION_PERCENTILE && !HasTeacher(spec)) {
+    logit_scale = file->tensors.extract("logit_scale");
+  }
   const core::FitOptions options{.allow_missing = spec.initial_weights().allow_missing(), .allow_unexpected = spec.initial_weights().allow_unexpected()};
   absl::StatusOr<core::FittedWeights> fitted = core::FitWeights(*file, **network, options);
   if (!fitted.ok()) return wrong(fitted.status());
@@ -48,6 +54,7 @@ absl::StatusOr<core::Checkpoint> ImportInitialWeights(const std::string& path, c
   checkpoint.network = spec.network();
   checkpoint.final = true;
   checkpoint.tensors = std::move(fitted->tensors);
+  if (!logit_scale.empty()) checkpoint.tensors.insert(std::move(logit_scale));
   return checkpoint;
 }
 

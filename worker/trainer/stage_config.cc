@@ -70,6 +70,8 @@ core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::Sampl
   config.quantizer = spec.quantizer();
   config.detach_weight_max = spec.detach_weight_max();
   config.quantize_last_activation = spec.quantize_last_activation();
+  config.quantize_first_last = spec.quantize_first_last();
+  config.pixels = core::RangeOfPixels(data.mean, data.std);
   config.weight_norm = spec.weight_norm() == v1::WEIGHT_NORM_STD ? core::WeightNorm::kStd : core::WeightNorm::kMax;
   config.shortcut_values = spec.shortcut_values() == v1::SHORTCUT_VALUES_FLOAT ? core::ShortcutValues::kFloat : core::ShortcutValues::kCodes;
   config.shortcut_conv_bits = spec.shortcut_conv_bits();

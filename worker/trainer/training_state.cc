@@ -65,7 +65,7 @@ absl::Status CopyMomentum(const core::Checkpoint& checkpoint, const std::string&
 }
 
 // What a learned scalar of a stage with parent_bits becomes at `bits`. A clip keeps its range, and so does an activation's step, times its greatest code; a
-// weight's step goes with 1/sqrt(greatest code), as at its start (docs/quantizers.md).
+// weight's step goes with 1/sqrt(greatest code), as at its start (docs/quantizers.md). The logits' scale stays: last weights have values up to 1 at any width.
 double ScaleOf(core::Scalar scalar, int parent_bits, int bits) {
   const auto greatest = [](int width) { return static_cast<double>((int64_t{1} << width) - 1); };
   if (scalar == core::Scalar::kStep) return greatest(parent_bits) / greatest(bits);
@@ -75,10 +75,12 @@ double ScaleOf(core::Scalar scalar, int parent_bits, int bits) {
 
 // The network's tensors from those of a parent. Learned scalars that the parent lacks start from the weights, and where their activations' ranges are [0, 1].
 absl::Status TakeOver(NamedTensors tensors, const core::Checkpoint& parent, core::Network& network) {
+  bool start_logit_scale = false;
   for (const core::Parameter& p : network.parameters()) {
     if (p.scalar == core::Scalar::kNone) continue;
     const auto found = tensors.find(p.name);
     if (found == tensors.end()) {
+      start_logit_scale = start_logit_scale || p.scalar == core::Scalar::kLogitScale;
       tensors.emplace(p.name, p.latent.detach().clone());
       continue;
     }
@@ -96,6 +98,7 @@ absl::Status TakeOver(NamedTensors tensors, const core::Checkpoint& parent, core
     started = true;
   }
   if (started) network.QuantizeWeights();
+  if (start_logit_scale) network.StartLogitScale();
   return absl::OkStatus();
 }
 

@@ -101,14 +101,23 @@ TEST(StageConfigTest, OptionsOfTheNetworkArrive) {
   EXPECT_EQ(neutral.shortcut_values, core::ShortcutValues::kCodes);
   EXPECT_EQ(neutral.shortcut_conv_bits, 0);
   EXPECT_TRUE(neutral.layer_widths.empty());
+  EXPECT_FALSE(neutral.quantize_first_last);
   spec.set_weight_norm(v1::WEIGHT_NORM_STD);
   spec.set_shortcut_values(v1::SHORTCUT_VALUES_FLOAT);
   spec.set_shortcut_conv_bits(32);
+  spec.set_quantize_first_last(true);
+  data.mean = {0.5F, 0.25F, 0.5F};
+  data.std = {0.25F, 0.25F, 0.5F};
   (*spec.mutable_layer_widths())["layer1.*"] = 8;
   const core::NetworkConfig config = NetworkConfigOf(spec, data);
   EXPECT_EQ(config.weight_norm, core::WeightNorm::kStd);
   EXPECT_EQ(config.shortcut_values, core::ShortcutValues::kFloat);
   EXPECT_EQ(config.shortcut_conv_bits, 32);
+  EXPECT_TRUE(config.quantizes_first_last());
+  EXPECT_EQ(config.pixels.low, -2);
+  EXPECT_EQ(config.pixels.high, 3) << "the range of all channels together";
+  EXPECT_FALSE(ParentReluConfigOf(spec, data).quantizes_first_last());
+  EXPECT_FALSE(TeacherConfigOf(spec, data).quantizes_first_last());
   EXPECT_EQ(config.layer_widths, (std::map<std::string, int>{{"layer1.*", 8}}));
 }
 
