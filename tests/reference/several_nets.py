@@ -6,7 +6,6 @@ import tempfile
 import torch
 from safetensors.torch import load_file
 
-import quantized_torch  # noqa: F401, learned_torch is a part of it
 from learned_torch import halve_at_most, is_scalar, parameter_groups
 
 # Both sides in float64 differ by the order of sums and by two tanh functions.

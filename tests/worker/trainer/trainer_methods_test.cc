@@ -55,6 +55,58 @@ TEST_F(TrainerTest, LearnedStepsStartFromTheWeightsAndCarryOver) {
   EXPECT_NEAR(scalar(at_two, "relu2.step"), 1.0 / 3, 1e-5);
 }
 
+// From full precision to 4 and to 2 bits on two ranks, of which one is killed and the stage goes on; and from a file.
+TEST_F(TrainerTest, TheLogitsScaleStartsFromTheWeightsCarriesOverAndResumesBitForBit) {
+  const auto stage = [&](int bits, const std::string& parent, double learning_rate) {
+    v1::StartTrainer start = Start(2, bits, bits);
+    start.mutable_spec()->set_quantize_first_last(true);
+    start.mutable_spec()->set_parent("parent");
+    start.mutable_spec()->set_learning_rate(learning_rate);
+    start.mutable_spec()->set_numerics(v1::NUMERICS_FAST);
+    start.set_parent_path(parent);
+    return start;
+  };
+  constexpr double kStill = 1e-9;  // so that what a stage starts with can be told from what it ends with
+  const auto scale_of = [](const core::Checkpoint& checkpoint) { return checkpoint.tensors.at("logit_scale").item<double>(); };
+  v1::StartTrainer start = stage(4, FullPrecisionParent(2), kStill);
+  start.mutable_spec()->set_calibration(v1::ACTIVATION_CALIBRATION_PERCENTILE);
+  const core::Checkpoint still = Load(Final(Run(start)).path());
+  const at::Tensor w = still.tensors.at("fc2.weight").to(at::kDouble), t = w.tanh();
+  const at::Tensor w_q = 2 * (15 * (t / (2 * t.abs().max()) + 0.5)).round() / 15 - 1;
+  EXPECT_NEAR(scale_of(still), (w * w_q).sum().item<double>() / w_q.square().sum().item<double>(), 1e-6);
+
+  start.mutable_spec()->set_learning_rate(0.02);
+  const v1::TrainerCheckpoint four = Final(Run(start));
+  const core::Checkpoint at_four = Load(four.path());
+  EXPECT_GT(std::abs(scale_of(at_four) - scale_of(still)), 1e-3) << "it is learned";
+  EXPECT_NEAR(scale_of(Load(Final(Run(stage(2, four.path(), kStill))).path())), scale_of(at_four), 1e-6);
+
+  start = stage(2, four.path(), 0.02);
+  start.mutable_spec()->set_carry_momentum(true);
+  const Outcome undisturbed = Run(start);
+  const v1::TrainerCheckpoint want = Final(undisturbed);
+  EXPECT_EQ(LastDigest(undisturbed.logs[0]), LastDigest(undisturbed.logs[1]));
+  EXPECT_GT(undisturbed.epochs.back().test_top1(), 30);
+  start.mutable_spec()->mutable_checkpoint()->set_every_steps(2);
+  const Outcome broken = Run(start, nullptr, "W2A2:1:9:1");
+  EXPECT_EQ(broken.exits[1], -SIGKILL);
+  ASSERT_FALSE(broken.checkpoints.empty()) << Problems(broken);
+  start.set_resume_path(broken.checkpoints.back().path());
+  start.mutable_attempt()->set_generation(2);
+  EXPECT_EQ(Final(Run(start, nullptr, "W2A2:1:9:1")).checkpoint().sha256(), want.checkpoint().sha256());
+  EXPECT_TRUE(Load(want.path()).tensors.contains("momentum/logit_scale"));
+
+  start = stage(2, "", kStill);
+  start.mutable_spec()->clear_parent();
+  start.mutable_spec()->mutable_initial_weights()->set_path(four.path());
+  start.mutable_spec()->set_initial_weights_digest(four.checkpoint().sha256());
+  start.set_weights_path(four.path());
+  EXPECT_NEAR(scale_of(Load(Final(Run(start)).path())), scale_of(at_four), 1e-6);
+  // A full-precision net beside it has no place for the scale.
+  *start.mutable_spec()->mutable_guided() = GuidedStart(2, 2, 2, "").spec().guided();
+  EXPECT_THAT(Run(start).results[0].message(), HasSubstr("unexpected: logit_scale"));
+}
+
 TEST_F(TrainerTest, InitialWeightsStartAStageAsAFullPrecisionParentDoes) {
   const std::string parent = FullPrecisionParent(1);
   v1::StartTrainer start = GuidedStart(1, 4, 4, parent);
