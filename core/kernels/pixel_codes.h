@@ -26,7 +26,8 @@ struct PixelGrid {
   int64_t zero_point = 0;  // in [0, 255]
 };
 
-// step = (high - low) / 255, zero_point = rint(-low / step), after the range has been widened to hold 0. low < high, finite.
+// step = (high - low) / 255, zero_point = rint(-low / step), after the range has been widened to hold 0. low < high, finite. Of one channel the codes are the
+// bytes, unless 0 lies in the middle between two of them (mean 0.5), where every second byte shares its neighbour's code.
 PixelGrid GridOf(PixelRange range);
 
 // images: [N, C, H, W], contiguous, CPU. Both return false if a pixel is not a number; the output is then not usable.

@@ -14,15 +14,15 @@ namespace {
 
 // codes[i] = code of x[i], less `center`. False if one is not a number.
 // NOLINTBEGIN(bugprone-macro-parentheses): the arguments are types.
-#define BITSTAIR_LOOPS(T)                                                                                                      \
-  BITSTAIR_CPU_CLONES bool Codes(const T* x, int64_t size, T steps_per_unit, T zero_point, T center, T* codes) {              \
-    bool numbers = true;                                                                                                       \
-    for (int64_t i = 0; i < size; ++i) {                                                                                       \
-      const T code = PixelCode(x[i], steps_per_unit, zero_point);                                                              \
-      numbers &= code == code;                                                                                                 \
-      codes[i] = code - center;                                                                                                \
-    }                                                                                                                          \
-    return numbers;                                                                                                            \
+#define BITSTAIR_LOOPS(T)                                                                                        \
+  BITSTAIR_CPU_CLONES bool Codes(const T* x, int64_t size, T steps_per_unit, T zero_point, T center, T* codes) { \
+    bool numbers = true;                                                                                         \
+    for (int64_t i = 0; i < size; ++i) {                                                                         \
+      const T code = PixelCode(x[i], steps_per_unit, zero_point);                                                \
+      numbers &= code == code;                                                                                   \
+      codes[i] = code - center;                                                                                  \
+    }                                                                                                            \
+    return numbers;                                                                                              \
   }
 BITSTAIR_LOOPS(float)
 BITSTAIR_LOOPS(double)
@@ -59,8 +59,8 @@ bool QuantizePixels(const at::Tensor& images, const PixelGrid& grid, int64_t pad
   TORCH_CHECK(images.scalar_type() == at::kFloat, "pixel codes of images of ", images.scalar_type());
   const int64_t channels = images.size(1), height = images.size(2), width = images.size(3), row = (width + 2 * padding) * channels;
   const int64_t in_image = channels * height * width, out_image = (height + 2 * padding) * row;
-  TORCH_CHECK(codes.is_contiguous() && codes.scalar_type() == at::kByte && codes.numel() == images.size(0) * out_image, "pixel codes of ", images.sizes(), " for ",
-              codes.sizes());
+  TORCH_CHECK(codes.is_contiguous() && codes.scalar_type() == at::kByte && codes.numel() == images.size(0) * out_image, "pixel codes of ", images.sizes(),
+              " for ", codes.sizes());
   const auto steps_per_unit = static_cast<float>(1 / grid.step), zero_point = static_cast<float>(grid.zero_point);
   const float* in = images.const_data_ptr<float>();
   uint8_t* out = codes.mutable_data_ptr<uint8_t>();
@@ -86,8 +86,8 @@ bool QuantizePixels(const at::Tensor& images, const PixelGrid& grid, int64_t pad
 
 bool CenterPixelCodes(const at::Tensor& images, const PixelGrid& grid, at::Tensor& centered) {
   Check(images);
-  TORCH_CHECK(centered.is_contiguous() && centered.sizes() == images.sizes() && centered.scalar_type() == images.scalar_type(), "pixel codes of ", images.sizes(),
-              " for ", centered.sizes());
+  TORCH_CHECK(centered.is_contiguous() && centered.sizes() == images.sizes() && centered.scalar_type() == images.scalar_type(), "pixel codes of ",
+              images.sizes(), " for ", centered.sizes());
   std::atomic<bool> numbers{true};
   AT_DISPATCH_FLOATING_TYPES(images.scalar_type(), "CenterPixelCodes", [&] {
     const auto steps_per_unit = static_cast<scalar_t>(1 / grid.step), zero_point = static_cast<scalar_t>(grid.zero_point);

@@ -199,8 +199,8 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
   out.fast->token = NewToken();
   const bool input_gradient = in->token.defined() && in->token.requires_grad();
   Record({in->token, leaf}, out.fast->token,
-         [&layer, in, pending = out.fast->gradient, leaf_scale, greatest, input_gradient, zero_point = features.zero_point, weights = operand.numel(), size = out.fast->size,
-          sizes = leaf.sizes().vec()](const at::Tensor&) -> std::vector<at::Tensor> {
+         [&layer, in, pending = out.fast->gradient, leaf_scale, greatest, input_gradient, zero_point = features.zero_point, weights = operand.numel(),
+          size = out.fast->size, sizes = leaf.sizes().vec()](const at::Tensor&) -> std::vector<at::Tensor> {
            const at::Tensor& x = in->numbers;
            const SumsGradient gradient = std::exchange(*pending, {});
            TORCH_CHECK(gradient.defined(), "sums got no gradient");

@@ -85,7 +85,8 @@ struct FastConvolution {
 Features FastImages(const at::Tensor& images);
 
 // operand: what the layer multiplies with, [O, I, k, k] or [O, I]; leaf gets the gradient by leaf_scale * operand; greatest: bound of |operand|, 0 for floats.
-// Integer sums where both sides are codes of at most 8 bits, floats otherwise; of code - zero_point either way. training: at once, with moments; otherwise when FastNormalize asks.
+// Integer sums where both sides are codes of at most 8 bits, floats otherwise; of code - zero_point either way. training: at once, with moments; otherwise when
+// FastNormalize asks.
 Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Tensor& operand, const at::Tensor& leaf, double leaf_scale, int64_t greatest,
                   bool training);
 

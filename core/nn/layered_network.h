@@ -111,15 +111,15 @@ class LayeredNetwork : public Network {
   std::vector<Parameter> parameters_;
   std::vector<Buffer> buffers_;
   std::vector<Weight*> quantized_;  // owned by the layers
-  // Layer i of the main path reads what the activation i of a pass gives; shortcut convolutions read what their block's first layer reads. The last activation is
-  // read by the last layer, which is in no unit, nor is the first one.
+  // Layer i of the main path reads what the activation i of a pass gives; shortcut convolutions read what their block's first layer reads. The last activation
+  // is read by the last layer, which is in no unit, nor is the first one.
   std::vector<std::string> units_;
-  std::vector<size_t> unit_of_;  // by quantized_
+  std::vector<size_t> unit_of_;    // by quantized_
   size_t unit_of_next_ = kNoUnit;  // of the weight that is made next
   std::vector<bool> rounded_;      // by unit; empty: all
   const Activation unrounded_{ActivationFunction::kClip, nullptr};
-  size_t activations_done_ = 0;       // in this pass
-  int64_t first_padding_ = 0;         // of the layer that reads the images
+  size_t activations_done_ = 0;          // in this pass
+  int64_t first_padding_ = 0;            // of the layer that reads the images
   const Weight* last_weight_ = nullptr;  // of the last layer, if it is quantised
   at::Tensor logit_scale_;
   std::vector<ActivationGroup> groups_;

@@ -50,8 +50,7 @@ class ResNet final : public LayeredNetwork {
       : LayeredNetwork(config, family),
         imagenet_(plan.imagenet()),
         channels_((imagenet_ ? 64 : 16) / config.channel_divisor),
-        conv1_(imagenet_ ? MakeFirstConv2d("conv1", channels_, 7, 2, 3)
-                         : MakeFirstConv2d("conv1", channels_, 3, 1, 1)),
+        conv1_(imagenet_ ? MakeFirstConv2d("conv1", channels_, 7, 2, 3) : MakeFirstConv2d("conv1", channels_, 3, 1, 1)),
         bn1_(MakeBatchNorm("bn1", channels_)),
         groups_(MakeGroups(plan)),
         fc_(MakeLastLayer("fc", groups_.back().back().out_channels)),

@@ -101,8 +101,9 @@ absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_
   result.hint = AddHints(&result.hints);
   if (!std::isfinite(result.hint)) {  // a pooling layer may have passed by what is not a number
     Forget();
-    return absl::InternalError(absl::StrCat("batch ", batch.index, ": the hint is ", result.hint, "; ", low.name, ": ", WhereNotFinite(*low.network, images.pixels()),
-                                            "; ", full.name, ": ", WhereNotFinite(*full.network, images.pixels())));
+    return absl::InternalError(absl::StrCat("batch ", batch.index, ": the hint is ", result.hint, "; ", low.name, ": ",
+                                            WhereNotFinite(*low.network, images.pixels()), "; ", full.name, ": ",
+                                            WhereNotFinite(*full.network, images.pixels())));
   }
 
   for (Member& member : members_) member.gradients->PrepareBackward(member.loss);

@@ -97,7 +97,8 @@ TEST(StageKeyTest, NetworkOptionsAreWrittenOnlyWhereTheyCount) {
   const auto stages = PlanStages(*resolved, testing::kDigestA);
   const auto document = [&](int i) { return nlohmann::json::parse(StageKeyDocument(stages[i], "PARENT")); };
   const nlohmann::json full = document(0), weights = document(1), both = document(2);
-  for (const char* key : {"weight_norm", "quantize_first_last", "shortcut_values", "shortcut_conv_bits", "layer_widths"}) EXPECT_FALSE(full.contains(key)) << key;
+  for (const char* key : {"weight_norm", "quantize_first_last", "shortcut_values", "shortcut_conv_bits", "layer_widths"})
+    EXPECT_FALSE(full.contains(key)) << key;
   EXPECT_EQ(weights["weight_norm"], "std");
   EXPECT_EQ(weights["quantize_first_last"], true);
   EXPECT_EQ(weights["shortcut_conv_bits"], 32);

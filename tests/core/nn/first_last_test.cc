@@ -207,7 +207,8 @@ TEST_P(FirstLastTest, SixteenBitWeightsRunInBothNumerics) {
   EXPECT_LT((expected - got).abs().max().item<double>(), 0.05 * expected.abs().max().item<double>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, FirstLastTest, testing::Values("alexnet", "alexnet_cifar", "convnet28", "preresnet20", "resnet18", "resnet20", "resnet20_b", "resnet50"),
+INSTANTIATE_TEST_SUITE_P(Networks, FirstLastTest,
+                         testing::Values("alexnet", "alexnet_cifar", "convnet28", "preresnet20", "resnet18", "resnet20", "resnet20_b", "resnet50"),
                          [](const auto& info) { return info.param; });
 
 class FirstLastOptionsTest : public FirstLastTest {};

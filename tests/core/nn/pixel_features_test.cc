@@ -50,7 +50,8 @@ at::Tensor Sums(const Shape& s, const at::Tensor& centered, const at::Tensor& co
 // First layers of the networks, with the greatest sums of all: codes at both ends.
 TEST(PixelFeaturesTest, BothNumericsGiveTheIntegerSumsOfAPlainLoop) {
   at::manual_seed(5);
-  for (const Shape& s : {Shape{2, 3, 16, 3, 1, 1, 8}, Shape{4, 1, 4, 3, 1, 1, 9}, Shape{8, 3, 8, 7, 2, 3, 13}, Shape{1, 3, 8, 11, 4, 2, 19}, Shape{8, 3, 8, 11, 4, 2, 19}}) {
+  for (const Shape& s :
+       {Shape{2, 3, 16, 3, 1, 1, 8}, Shape{4, 1, 4, 3, 1, 1, 9}, Shape{8, 3, 8, 7, 2, 3, 13}, Shape{1, 3, 8, 11, 4, 2, 19}, Shape{8, 3, 8, 11, 4, 2, 19}}) {
     SCOPED_TRACE(testing::Message() << s.bits << " bits, kernel " << s.kernel);
     const PixelGrid grid = GridOf({-1.9, 2.3});
     const at::Tensor images = at::randn({3, s.channels, s.side, s.side}) * 3, latent = at::randn({s.out, s.channels, s.kernel, s.kernel});
