@@ -5,9 +5,10 @@ bitstair_test(core_numerics_test
     training/sgd_test.cc training/schedule_test.cc training/train_step_test.cc training/guided_step_test.cc training/mutual_step_test.cc training/stochastic_precision_test.cc training/calibrate_test.cc
   LIBS bitstair_core_numerics
   TIMEOUT 300)
-bitstair_test(core_networks_test SOURCES nn/every_network_test.cc nn/first_last_test.cc LIBS bitstair_core_numerics TIMEOUT 300)
+bitstair_test(core_networks_test SOURCES nn/every_network_test.cc LIBS bitstair_core_numerics TIMEOUT 300)
+bitstair_test(core_first_last_test SOURCES nn/first_last_test.cc LIBS bitstair_core_numerics TIMEOUT 300)
 # One thread: on a busy machine OpenMP's barriers make these small loops many times slower. A test of its own covers more threads.
-set_tests_properties(core_numerics_test core_networks_test PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)
+set_tests_properties(core_numerics_test core_networks_test core_first_last_test PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)
 
 # The same layers with oneDNN's instruction sets lowered (no VNNI: products are added in int16) and with ATen's.
 foreach(isa AVX512_CORE AVX2)

@@ -1,6 +1,6 @@
 // quantize_first_last (DESIGN section 3), in every network.
+#include <algorithm>
 #include <limits>
-#include <map>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
