@@ -315,8 +315,8 @@ class Primitives {
   dnnl::convolution_forward::primitive_desc FloatForwardDesc(const at::Tensor& x, c10::ScalarType of, dnnl::prop_kind kind,
                                                              std::optional<memory::desc>& layout) const {
     const auto [src, weights, dst] = FloatDescs(x, of);
-    dnnl::convolution_forward::primitive_desc desc(Engine(), kind, dnnl::algorithm::convolution_direct, src, layout.value_or(weights), dst,
-                                                   Pair(shape_.stride), Pair(shape_.padding), Pair(shape_.padding), Attributes());
+    dnnl::convolution_forward::primitive_desc desc(Engine(), kind, dnnl::algorithm::convolution_direct, src, layout.value_or(weights), dst, Pair(shape_.stride),
+                                                   Pair(shape_.padding), Pair(shape_.padding), Attributes());
     layout = desc.weights_desc();
     return desc;
   }

@@ -37,7 +37,7 @@ def compare_stochastic(core, bits, pooled):
     optimizer, steps, seen = optimizer_of(net), core['labels'].size(0), set()
     for step in range(steps):
         share = 0.5 + 0.5 * min(1, step / (0.8 * steps))
-        expect_close(torch.tensor(share), core['shares'][step], f'share of step {step}')
+        expect_close(torch.tensor(share, dtype=torch.float64), core['shares'][step], f'share of step {step}')
         net.rounded = rounded_units(net.units(), share, SEED, EPOCH_WORD, step)
         seen.add(frozenset(net.rounded))
         net.begin_step()

@@ -161,9 +161,7 @@ TEST(FastLayersTest, Float32SumsWhereTheOutputIsRounded) {
     const at::Tensor expected = at::conv2d(pixels.to(at::kDouble), weights.to(at::kDouble), {}, 1, 1);
     QuantizedConv2d conv(MakeWeight(latent, 32, true), 1, 1, {}, true);
     const Features x = FastImages(pixels);
-    const auto error = [&](const at::Tensor& sums) {
-      return (sums.permute({0, 3, 1, 2}).to(at::kDouble) - expected.detach()).abs().max().item<double>();
-    };
+    const auto error = [&](const at::Tensor& sums) { return (sums.permute({0, 3, 1, 2}).to(at::kDouble) - expected.detach()).abs().max().item<double>(); };
     const Sums sums = conv.Forward(x);
     EXPECT_EQ(sums.fast->sums.scalar_type(), at::kFloat);
     EXPECT_LT(error(sums.fast->sums), 1e-5);
