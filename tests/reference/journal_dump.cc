@@ -41,7 +41,7 @@ const std::vector<Run>& Runs() {
       // Max pooling of unrounded activations: with few bits many of a window are equal.
       {"stochastic_convnet28_w2", "convnet28", 1, 28, {2}, 0.02, false},
       {"stochastic_convnet28_w4", "convnet28", 1, 28, {4}, 0.02, false},
-      {"stochastic_alexnet_cifar_w2", "alexnet_cifar", 3, 32, {2}, 0.02, false, {}, 6},
+      {"stochastic_alexnet_cifar_w2", "alexnet_cifar", 3, 32, {2}, 0.02, false, {}, 10},
   };
   return runs;
 }
