@@ -29,7 +29,7 @@ class EvaluateTest(harness.Case):
 
     def trained(self):
         """What a short run says of its last stage, and that stage's checkpoint."""
-        run = self.cli('run', SMOKE, '--set', 'data.train_limit=1024', '--set', f'data.test_limit={IMAGES}', '--set', 'pretrain.epochs=1', '--set', 'quantized.epochs=1',
+        run = self.cli('run', SMOKE, '--set', 'data.train_limit=1024', '--set', f'data.test_limit={IMAGES}', '--set', 'pretrain.epochs=1', '--set', 'quantized.epochs=2',
                        '--quiet', '--output', 'json', '--state-dir', self.folder / 'run')
         stage = json.loads(run.stdout)['stages'][-1]
         return stage, next(path for path in (self.folder / 'run').rglob(f'{stage["checkpoint_sha256"]}*') if not path.name.endswith('.json'))
