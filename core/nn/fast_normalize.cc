@@ -121,11 +121,11 @@ const uint16_t* Words(const at::Tensor& mask) {
 }
 
 // Bits set among the first `elements` of a mask. Four words at a time: it is done in every step, and a popcount is one instruction in the clones.
+constexpr int64_t kWordsAtOnce = 4;
 BITSTAIR_CPU_CLONES int64_t CountBits(const uint16_t* words, int64_t elements) {
-  constexpr int64_t kAtOnce = 4;
   const int64_t whole = elements / SumsGradient::kMaskWordBits, rest = elements % SumsGradient::kMaskWordBits;
   int64_t bits = 0, i = 0;
-  for (; i + kAtOnce <= whole; i += kAtOnce) {
+  for (; i + kWordsAtOnce <= whole; i += kWordsAtOnce) {
     uint64_t four = 0;
     std::memcpy(&four, words + i, sizeof(four));
     bits += std::popcount(four);
