@@ -24,12 +24,7 @@ class EveryNetworkTest : public testing::TestWithParam<std::string> {
   }
   void TearDown() override { SetFastFloat(at::kHalf); }
 
-  static std::unique_ptr<Network> Make(NetworkConfig config, Numerics numerics) {
-    config.numerics = numerics;
-    absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
-    EXPECT_TRUE(network.ok()) << network.status();
-    return *std::move(network);
-  }
+  static std::unique_ptr<Network> Make(NetworkConfig config, Numerics numerics) { return NetworkOf(std::move(config), numerics); }
 
   static at::Tensor Trits(at::IntArrayRef shape) { return at::randint(-1, 2, shape, at::kFloat); }
   static at::Tensor Images(const NetworkConfig& config, int64_t count) {
@@ -80,25 +75,9 @@ class EveryNetworkTest : public testing::TestWithParam<std::string> {
 
   // Values of every activation, planes first.
   static std::vector<at::Tensor> Activations(Network& network, const at::Tensor& images, bool training) {
-    std::vector<at::Tensor> seen;
-    const bool fast = network.config().numerics != Numerics::kReference;
-    network.set_activation_observer([&](size_t, const at::Tensor& values) {
-      const at::Tensor v = values.detach().clone();
-      seen.push_back(!fast ? v : v.size(1) == 1 && v.size(2) == 1 && images.size(2) > 1 ? v.flatten(1) : v.permute({0, 3, 1, 2}));
-    });
-    const at::NoGradGuard no_grad;
-    network.Forward(images, training);
-    network.set_activation_observer(nullptr);
+    std::vector<at::Tensor> seen = OutputsOf(network, images, training);
+    seen.pop_back();
     return seen;
-  }
-
-  static void ExpectEqualCodes(const std::vector<at::Tensor>& fast, const std::vector<at::Tensor>& reference) {
-    ASSERT_EQ(fast.size(), reference.size());
-    for (size_t i = 0; i < fast.size(); ++i) {
-      const at::Tensor expected = reference[i].reshape(fast[i].sizes());
-      ASSERT_EQ(fast[i].ne(expected).sum().item<int64_t>(), 0) << "activation " << i << " of " << fast.size();
-      EXPECT_TRUE(expected.ne(expected.flatten()[0]).any().item<bool>()) << "activation " << i << " is constant: nothing is compared";
-    }
   }
 };
 
@@ -111,7 +90,7 @@ TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInEveryLayerAtEveryPairOfWi
       const at::Tensor images = Images(config, 2);
       Settle(*reference, images);
       ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
-      ExpectEqualCodes(Activations(*fast, images, false), Activations(*reference, images, false));
+      ExpectEqualOutputs(Activations(*fast, images, false), Activations(*reference, images, false));
       if (HasFatalFailure()) return;
     }
   }
@@ -124,7 +103,7 @@ TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesWithLearnedQuantizers) {
         if (training && GetParam().starts_with("preresnet")) continue;
         SCOPED_TRACE(std::string(quantizer) + " W" + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
         const auto [images, reference, fast] = MakeLearnedPair(GetParam(), quantizer, weight_bits, activation_bits);
-        ExpectEqualCodes(Activations(*fast, images, training), Activations(*reference, images, training));
+        ExpectEqualOutputs(Activations(*fast, images, training), Activations(*reference, images, training));
         if (HasFatalFailure()) return;
       }
     }
@@ -163,7 +142,7 @@ TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInTraining) {
     const at::Tensor images = Images(config, 4);
     Settle(*reference, images);
     ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
-    ExpectEqualCodes(Activations(*fast, images, true), Activations(*reference, images, true));
+    ExpectEqualOutputs(Activations(*fast, images, true), Activations(*reference, images, true));
   }
 }
 
@@ -348,7 +327,7 @@ TEST_P(OptionTest, BothNumericsGiveTheSameCodes) {
       const at::Tensor images = Images(config, 2);
       Settle(*reference, images);
       ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
-      ExpectEqualCodes(Activations(*fast, images, false), Activations(*reference, images, false));
+      ExpectEqualOutputs(Activations(*fast, images, false), Activations(*reference, images, false));
       if (HasFatalFailure()) return;
     }
   }
@@ -402,7 +381,7 @@ TEST_P(WholeNetworkTest, BothNumericsGiveTheSameCodes) {
   const at::Tensor images = Images(config, 2);
   Settle(*reference, images);
   ASSERT_TRUE(NetworkFromTensors(NetworkToTensors(*reference), *fast).ok());
-  ExpectEqualCodes(Activations(*fast, images, false), Activations(*reference, images, false));
+  ExpectEqualOutputs(Activations(*fast, images, false), Activations(*reference, images, false));
 }
 
 INSTANTIATE_TEST_SUITE_P(Networks, WholeNetworkTest,

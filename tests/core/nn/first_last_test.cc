@@ -32,12 +32,7 @@ class FirstLastTest : public testing::TestWithParam<std::string> {
     config.pixels = {-2, 2.5};
     return config;
   }
-  static std::unique_ptr<Network> Make(NetworkConfig config, Numerics numerics = Numerics::kReference) {
-    config.numerics = numerics;
-    absl::StatusOr<std::unique_ptr<Network>> network = CreateNetwork(config);
-    EXPECT_TRUE(network.ok()) << network.status();
-    return *std::move(network);
-  }
+  static std::unique_ptr<Network> Make(NetworkConfig config, Numerics numerics = Numerics::kReference) { return NetworkOf(std::move(config), numerics); }
   static at::Tensor Images(const NetworkConfig& config, int64_t count) {
     return at::randn({count, config.image_channels, config.image_height, config.image_width});
   }
@@ -69,28 +64,6 @@ class FirstLastTest : public testing::TestWithParam<std::string> {
     for (Buffer& b : network.buffers()) b.value.div_(BatchNorm::kMomentum);
   }
 
-  // Values of every activation, planes first, and the logits at last.
-  static std::vector<at::Tensor> Outputs(Network& network, const at::Tensor& images, bool training) {
-    std::vector<at::Tensor> seen;
-    const bool fast = network.config().numerics != Numerics::kReference;
-    network.set_activation_observer([&](size_t, const at::Tensor& values) {
-      const at::Tensor v = values.detach().clone();
-      seen.push_back(!fast ? v : v.size(1) == 1 && v.size(2) == 1 && images.size(2) > 1 ? v.flatten(1) : v.permute({0, 3, 1, 2}));
-    });
-    seen.push_back(network.Forward(images, training).detach());
-    network.set_activation_observer(nullptr);
-    return seen;
-  }
-
-  static void ExpectEqual(const std::vector<at::Tensor>& fast, const std::vector<at::Tensor>& reference) {
-    ASSERT_EQ(fast.size(), reference.size());
-    for (size_t i = 0; i < fast.size(); ++i) {
-      const at::Tensor expected = reference[i].reshape(fast[i].sizes());
-      ASSERT_EQ(fast[i].ne(expected).sum().item<int64_t>(), 0) << i << " of " << fast.size();
-      EXPECT_TRUE(expected.ne(expected.flatten()[0]).any().item<bool>()) << i << " is constant: nothing is compared";
-    }
-  }
-
   struct Pair {
     at::Tensor images;
     std::unique_ptr<Network> reference, fast;
@@ -111,9 +84,9 @@ TEST_P(FirstLastTest, BothNumericsGiveTheSameCodesAndLogits) {
       NetworkConfig config = Config(weight_bits, activation_bits);
       config.quantizer = quantizer;
       const auto [images, reference, fast] = MakePair(config);
-      ExpectEqual(Outputs(*fast, images, false), Outputs(*reference, images, false));
+      ExpectEqualOutputs(OutputsOf(*fast, images, false), OutputsOf(*reference, images, false));
       // The pre-activation networks' statistics are of floats, which are added in different orders.
-      if (!GetParam().starts_with("preresnet")) ExpectEqual(Outputs(*fast, images, true), Outputs(*reference, images, true));
+      if (!GetParam().starts_with("preresnet")) ExpectEqualOutputs(OutputsOf(*fast, images, true), OutputsOf(*reference, images, true));
       if (HasFatalFailure()) return;
     }
   }
@@ -146,7 +119,7 @@ TEST_P(FirstLastTest, FirstAndLastWeightsHaveTheStagesWidthAndTheLastActivationE
       ASSERT_NE(p.quantizer, nullptr) << name;
       EXPECT_EQ(p.quantizer->greatest_code(), 3) << name;
     }
-    const std::vector<at::Tensor> seen = Outputs(*network, Images(network->config(), 4), true);
+    const std::vector<at::Tensor> seen = OutputsOf(*network, Images(network->config(), 4), true);
     const at::Tensor codes = seen[seen.size() - 2].to(at::kDouble) * 255, before = seen[seen.size() - 3].to(at::kDouble) * 3;
     EXPECT_LT((codes - codes.round()).abs().max().item<double>(), 1e-4);
     EXPECT_GT(std::get<0>(at::_unique(codes.round())).numel(), 4) << "more than two bits";
@@ -198,7 +171,7 @@ TEST_P(FirstLastTest, StochasticPrecisionLeavesBothLayersQuantised) {
     ASSERT_EQ(levels.size(), 2U) << "of what is rounded";
     EXPECT_EQ(levels[0].layer, "conv1");
     EXPECT_EQ(levels[1].layer + ".weight", LastWeight(*network));
-    const std::vector<at::Tensor> seen = Outputs(*network, Images(config, 4), true);
+    const std::vector<at::Tensor> seen = OutputsOf(*network, Images(config, 4), true);
     const at::Tensor codes = seen[seen.size() - 2].to(at::kDouble) * 255, inner = seen[seen.size() - 3].to(at::kDouble) * 7;
     EXPECT_LT((codes - codes.round()).abs().max().item<double>(), 1e-4);
     EXPECT_GT((inner - inner.round()).abs().max().item<double>(), 1e-3);
@@ -268,11 +241,11 @@ TEST_P(FirstLastOptionsTest, WidthsOfLayersLeaveTheLastActivationItsEightBits) {
   NetworkConfig config = Config(4, 4);
   config.layer_widths = {{"relu", 3}, {"layer2.*", 2}};
   const auto [images, reference, fast] = MakePair(config);
-  const std::vector<at::Tensor> seen = Outputs(*reference, images, false);
+  const std::vector<at::Tensor> seen = OutputsOf(*reference, images, false);
   const at::Tensor codes = seen[seen.size() - 2].to(at::kDouble) * 255;
   EXPECT_LT((codes - codes.round()).abs().max().item<double>(), 1e-4);
   EXPECT_GT(std::get<0>(at::_unique(codes.round())).numel(), 8);
-  ExpectEqual(Outputs(*fast, images, false), seen);
+  ExpectEqualOutputs(OutputsOf(*fast, images, false), seen);
 }
 
 TEST_P(FirstLastOptionsTest, APixelThatIsNotANumberIsNamed) {
