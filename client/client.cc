@@ -47,6 +47,10 @@ std::string JobName(const std::string& job) {
   return absl::StartsWith(job, "jobs/") ? job : absl::StrCat("jobs/", job);
 }
 
+std::string WorkerName(const std::string& worker) {
+  return absl::StartsWith(worker, "workers/") ? worker : absl::StrCat("workers/", worker);
+}
+
 std::string StageName(const std::string& job, const std::string& stage) {
   return absl::StartsWith(stage, "jobs/") ? stage : absl::StrCat(JobName(job), "/stages/", stage);
 }
@@ -176,6 +180,51 @@ absl::StatusOr<v1::Job> Client::CancelJob(const std::string& job) {
   v1::CancelJobRequest request;
   request.set_name(JobName(job));
   return Unary<v1::CancelJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->CancelJob(context, in, out); }, request);
+}
+
+absl::StatusOr<v1::Job> Client::PauseJob(const std::string& job) {
+  v1::PauseJobRequest request;
+  request.set_name(JobName(job));
+  return Unary<v1::PauseJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->PauseJob(context, in, out); }, request);
+}
+
+absl::StatusOr<v1::Job> Client::ResumeJob(const std::string& job) {
+  v1::ResumeJobRequest request;
+  request.set_name(JobName(job));
+  return Unary<v1::ResumeJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->ResumeJob(context, in, out); }, request);
+}
+
+absl::StatusOr<v1::Job> Client::RetryJob(const std::string& job) {
+  v1::RetryJobRequest request;
+  request.set_name(JobName(job));
+  return Unary<v1::RetryJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->RetryJob(context, in, out); }, request);
+}
+
+absl::StatusOr<v1::Job> Client::PrioritizeJob(const std::string& job, v1::PriorityClass priority) {
+  v1::PrioritizeJobRequest request;
+  request.set_name(JobName(job));
+  request.set_priority(priority);
+  return Unary<v1::PrioritizeJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->PrioritizeJob(context, in, out); }, request);
+}
+
+absl::StatusOr<v1::Worker> Client::CordonWorker(const std::string& worker) {
+  v1::CordonWorkerRequest request;
+  request.set_name(WorkerName(worker));
+  return Unary<v1::CordonWorkerRequest, v1::Worker>([this](auto* context, const auto& in, auto* out) { return fleet_->CordonWorker(context, in, out); },
+                                                    request);
+}
+
+absl::StatusOr<v1::Worker> Client::UncordonWorker(const std::string& worker) {
+  v1::UncordonWorkerRequest request;
+  request.set_name(WorkerName(worker));
+  return Unary<v1::UncordonWorkerRequest, v1::Worker>([this](auto* context, const auto& in, auto* out) { return fleet_->UncordonWorker(context, in, out); },
+                                                      request);
+}
+
+absl::StatusOr<v1::Worker> Client::DrainWorker(const std::string& worker) {
+  v1::DrainWorkerRequest request;
+  request.set_name(WorkerName(worker));
+  return Unary<v1::DrainWorkerRequest, v1::Worker>([this](auto* context, const auto& in, auto* out) { return fleet_->DrainWorker(context, in, out); }, request);
 }
 
 absl::StatusOr<std::vector<v1::Job>> Client::ListJobs(const std::string& filter, int limit) {

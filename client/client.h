@@ -55,10 +55,18 @@ class Client {
   // All pages, newest first, at most `limit` jobs (0: all).
   absl::StatusOr<std::vector<v1::Job>> ListJobs(const std::string& filter, int limit = 0);
   absl::StatusOr<v1::Job> CancelJob(const std::string& job);
+  absl::StatusOr<v1::Job> PauseJob(const std::string& job);
+  absl::StatusOr<v1::Job> ResumeJob(const std::string& job);
+  absl::StatusOr<v1::Job> RetryJob(const std::string& job);
+  absl::StatusOr<v1::Job> PrioritizeJob(const std::string& job, v1::PriorityClass priority);
   absl::StatusOr<std::vector<v1::Event>> ListEvents(const std::string& job);
   // All epochs of all stages, with the telemetry of their layers; stages without epochs are left out.
   absl::StatusOr<std::vector<v1::StageMetrics>> ListMetrics(const std::string& job);
   absl::StatusOr<std::vector<v1::Worker>> ListWorkers();
+  // worker: by id or by the name that people gave it, with or without "workers/".
+  absl::StatusOr<v1::Worker> CordonWorker(const std::string& worker);
+  absl::StatusOr<v1::Worker> UncordonWorker(const std::string& worker);
+  absl::StatusOr<v1::Worker> DrainWorker(const std::string& worker);
   // Whether the coordinator's health service (grpc.health.v1) answers SERVING.
   absl::StatusOr<bool> IsServing();
 

@@ -4,6 +4,7 @@
 #include <google/protobuf/timestamp.pb.h>
 #include <google/protobuf/util/time_util.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -102,6 +103,16 @@ Json ToJson(const Message& message, EnumWords words) {
   return result;
 }
 
+Shared CountShared(const v1::Job& job) {
+  Shared shared;
+  for (const v1::Stage& stage : job.stages()) {
+    if (stage.sharing() != v1::STAGE_SHARING_JOINED && stage.sharing() != v1::STAGE_SHARING_REUSED) continue;
+    ++shared.stages;
+    shared.slot_seconds += stage.seconds() * std::max(1, stage.spec().ranks());
+  }
+  return shared;
+}
+
 Json JobJson(const v1::Job& job, bool details) {
   Json result;
   result["job"] = ShortName(job.name());
@@ -117,6 +128,7 @@ Json JobJson(const v1::Job& job, bool details) {
     if (stage.spec().weight_bits() == 32 && stage.spec().activation_bits() == 32) full_precision = LastTop1(stage);
   }
   result["seconds"] = seconds;
+  result["slot_seconds_saved"] = CountShared(job).slot_seconds;
   if (details) result["spec"] = ToJson(job.spec(), EnumWords::kRecipe);
   result["stages"] = Json::array();
   for (const v1::Stage& stage : job.stages()) {
@@ -155,6 +167,8 @@ Json JobJson(const v1::Job& job, bool details) {
     out["skipped_images"] = skipped_images;
     out["checkpoint_sha256"] = stage.checkpoint().sha256();
     out["key"] = stage.key();
+    out["sharing"] = absl::AsciiStrToLower(absl::StripPrefix(v1::StageSharing_Name(stage.sharing()), "STAGE_SHARING_"));
+    if (!stage.shared_with().empty()) out["shared_with"] = stage.shared_with();
     out["attempts"] = stage.attempts();
     out["generation"] = stage.generation();
     out["resumed_epoch"] = stage.resumed_epoch();

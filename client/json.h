@@ -21,6 +21,13 @@ std::string EnumWord(const google::protobuf::EnumValueDescriptor& value, EnumWor
 std::string StateWord(v1::JobState state);
 std::string StateWord(v1::StageState state);
 
+// Stages of a job whose training is another job's, and the slot time (seconds times ranks) that it did not take, so far.
+struct Shared {
+  int stages = 0;
+  double slot_seconds = 0;
+};
+Shared CountShared(const v1::Job& job);
+
 // One result of a job. {"job", "name", "state", "reason", "create_time", "end_time", "seconds", "stages": [...]}; a stage has "name", "weight_bits",
 // "activation_bits", "epochs" (planned), "epochs_done", "top1" and "top5" (test, last epoch, percent; null before the first), "drop" (top-1 below the
 // full-precision stage; null if unknown), "loss", "seconds", "images_per_second", "checkpoint_sha256" (newest complete one; "" if none), "state",

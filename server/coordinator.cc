@@ -48,6 +48,24 @@ absl::Status Parse(const StoreEntry& entry, Record* record) {
   return absl::DataLossError(absl::StrCat("the job store's record ", entry.key, " cannot be read"));
 }
 
+// As many commits as the store's limits ask for, in order.
+std::vector<StoreCommit> Split(std::vector<StorePut> puts, std::vector<std::string> deletes, int64_t fence) {
+  std::vector<StoreCommit> commits;
+  size_t operations = JobStore::kMaxOperations, bytes = 0;
+  const auto room = [&](size_t size) -> StoreCommit& {
+    if (operations == JobStore::kMaxOperations || bytes + size > JobStore::kMaxCommitBytes) {
+      commits.emplace_back().fence = fence;
+      operations = bytes = 0;
+    }
+    ++operations;
+    bytes += size;
+    return commits.back();
+  };
+  for (auto& put : puts) room(put.key.size() + put.value.size()).puts.push_back(std::move(put));
+  for (auto& key : deletes) room(key.size()).deletes.push_back(std::move(key));
+  return commits;
+}
+
 absl::Time FromStamp(const google::protobuf::Timestamp& stamp) {
   return absl::FromUnixNanos(stamp.seconds() * 1'000'000'000 + stamp.nanos());
 }
@@ -88,22 +106,28 @@ absl::Status Coordinator::Start() {
 
 absl::Status Coordinator::Load() {
   absl::Status status;
-  std::map<std::string, std::map<std::string, Stage>> stages;  // job id -> name
   // Keys come in order: epochs, events, jobs, stages.
-  std::map<std::string, std::map<std::string, std::vector<records::EpochRecord>>> epochs;
-  std::map<std::string, Job> jobs;
+  std::map<std::string, std::vector<records::EpochRecord>> epochs;  // by stage name
   const auto revision = store_->Load([&](StoreEntry entry) {
     const std::vector<std::string> key = absl::StrSplit(entry.key, '/');
     if (!status.ok() || key.size() < 2) return;
-    Job& job = jobs[key[1]];
+    if (key[0] == "worker") {
+      records::WorkerRecord record;
+      status = Parse(entry, &record);
+      if (record.cordoned()) cordoned_.insert(record.worker_id());
+      return;
+    }
+    Job& job = state_.jobs[key[1]];
     if (key[0] == "job") {
       const int64_t newest = job.record.revision();
       status = Parse(entry, &job.record);
       job.record.set_revision(newest);
     } else if (key[0] == "stage" && key.size() == 3) {
-      status = Parse(entry, &stages[key[1]][key[2]].record);
+      Stage& stage = state_.stages[StageName(key[1], key[2])];
+      status = Parse(entry, &stage.record);
+      stage.revision = std::max(stage.revision, entry.revision);
     } else if (key[0] == "epoch" && key.size() == 4) {
-      status = Parse(entry, &epochs[key[1]][key[2]].emplace_back());
+      status = Parse(entry, &epochs[StageName(key[1], key[2])].emplace_back());
     } else if (key[0] == "event" && key.size() == 3) {
       status = Parse(entry, &job.events.emplace_back());
       job.events.back().set_revision(entry.revision);
@@ -115,33 +139,25 @@ absl::Status Coordinator::Load() {
   if (!revision.ok()) return revision.status();
   if (!status.ok()) return status;
   revision_ = *revision;
-  int unfinished = 0;
-  for (auto& [id, job] : jobs) {
-    if (job.record.job_id() != id) return absl::DataLossError(absl::StrCat("the job store has records of job ", id, ", but not the job"));
-    for (const auto& name : job.record.stages()) {
-      const auto found = stages[id].find(name);
-      if (found == stages[id].end()) return absl::DataLossError(absl::StrCat("the job store lacks stage ", name, " of job ", id));
-      Stage& stage = found->second;
-      for (auto& epoch : epochs[id][name]) {
-        // Results of an earlier attempt that the last one has not reached again.
-        if (epoch.generation() < stage.record.generation() && epoch.result().epoch() > stage.record.resumed_epoch()) continue;
-        stage.epochs.push_back(std::move(*epoch.mutable_result()));
-      }
-      job.stages.push_back(std::move(stage));
-    }
-    Reload(&job, Now(), options_.lease + options_.grace);
-    JobEntry& entry = jobs_[id];
-    entry.job = std::move(job);
-    entry.view = MakeJobView(entry.job);
-    entry.committed = true;
-    by_creation_.emplace(FromStamp(entry.job.record.create_time()), id);
-    if (!entry.job.record.request_id().empty()) request_ids_[entry.job.record.request_id()] = id;
-    if (!IsEnded(entry.job.record.state())) {
-      active_.insert(id);
-      ++unfinished;
+  for (auto& [name, stage] : state_.stages) {
+    for (auto& epoch : epochs[name]) {
+      // Results of an earlier attempt that the last one has not reached again.
+      if (epoch.generation() < stage.record.generation() && epoch.result().epoch() > stage.record.resumed_epoch()) continue;
+      stage.epochs.push_back(std::move(*epoch.mutable_result()));
     }
   }
-  spdlog::info("{} jobs loaded, {} of them not ended; store revision {}", jobs_.size(), unfinished, revision_);
+  auto outcome = Reload(&state_, Now(), options_.lease + options_.grace);
+  if (!outcome.ok()) return outcome.status();
+  for (auto& [id, job] : state_.jobs) {
+    JobEntry& entry = jobs_[id];
+    entry.job = &job;
+    entry.view = MakeJobView(state_, job);
+    entry.committed = true;
+    by_creation_.emplace(FromStamp(job.record.create_time()), id);
+    if (!job.record.request_id().empty()) request_ids_[job.record.request_id()] = id;
+  }
+  spdlog::info("{} jobs loaded, {} of them not ended; store revision {}", jobs_.size(), state_.active_jobs.size(), revision_);
+  Persist(*std::move(outcome));
   return absl::OkStatus();
 }
 
@@ -202,54 +218,64 @@ absl::StatusOr<Coordinator::JobEntry*> Coordinator::FindByName(const std::string
   return entry;
 }
 
-void Coordinator::Handle(JobEntry* entry, const JobEvent& event) {
+void Coordinator::Handle(const Event& event) {
   if (failed_) return;
-  Persist(entry, Apply(&entry->job, event, Now()));
+  Persist(Apply(&state_, event, Now()));
 }
 
-void Coordinator::HandleAll(const JobEvent& event) {
-  const std::set<std::string> ids = active_;
-  for (const auto& id : ids) {
-    if (JobEntry* entry = Find(id)) Handle(entry, event);
-  }
-}
-
-void Coordinator::Persist(JobEntry* entry, Outcome outcome) {
-  Job& job = entry->job;
-  const std::string& id = job.record.job_id();
+void Coordinator::Persist(Outcome outcome) {
   if (!outcome.durable()) {
     for (const auto& action : outcome.actions) Run(action);
     return;
   }
-  StoreCommit commit;
-  commit.fence = fence_;
-  if (outcome.job_changed) commit.puts.push_back({JobKey(id), job.record.SerializeAsString()});
-  for (const int i : outcome.stages_changed) {
-    const auto& record = job.stages[i].record;
-    commit.puts.push_back({StageKeyOf(id, record.spec().name()), record.SerializeAsString()});
+  // Stages before jobs: what is cut off between two commits follows from the stages (Reload).
+  std::vector<StorePut> puts;
+  std::vector<std::string> deletes;
+  std::set<std::string> shown = outcome.jobs_changed;
+  for (const auto& name : outcome.stages_changed) {
+    const Stage& stage = state_.stages.at(name);
+    puts.push_back({StageKeyOf(stage.record.job_id(), stage.record.spec().name()), stage.record.SerializeAsString()});
+    shown.insert(stage.jobs.begin(), stage.jobs.end());
+    shown.insert(stage.leaving.begin(), stage.leaving.end());
   }
-  for (const auto& [i, epoch] : outcome.epochs_changed) {
+  for (const auto& [name, epoch] : outcome.epochs_changed) {
+    const Stage& stage = state_.stages.at(name);
     records::EpochRecord record;
-    *record.mutable_result() = job.stages[i].epochs[epoch - 1];
-    record.set_generation(job.stages[i].record.generation());
-    commit.puts.push_back({EpochKey(id, job.stages[i].record.spec().name(), epoch), record.SerializeAsString()});
+    *record.mutable_result() = stage.epochs[epoch - 1];
+    record.set_generation(stage.record.generation());
+    puts.push_back({EpochKey(stage.record.job_id(), stage.record.spec().name(), epoch), record.SerializeAsString()});
   }
-  const int64_t end_event = job.next_event, first_event = end_event - outcome.events_added;
-  for (int64_t number = first_event; number < end_event; ++number) {
-    commit.puts.push_back({EventKey(id, number), job.events[number - FirstEvent(job)].SerializeAsString()});
+  for (const auto& id : outcome.jobs_changed) puts.push_back({JobKey(id), state_.jobs.at(id).record.SerializeAsString()});
+  std::map<std::string, std::pair<int64_t, int64_t>> events;  // by job: first and end number
+  for (const auto& [id, added] : outcome.events_added) {
+    Job& job = state_.jobs.at(id);
+    const int64_t end = job.next_event, first = end - added;
+    for (int64_t number = first; number < end; ++number) puts.push_back({EventKey(id, number), job.events[number - FirstEvent(job)].SerializeAsString()});
+    if (job.events.size() > kMaxEvents) {
+      for (size_t i = 0; i < kEventsDroppedAtOnce; ++i) deletes.push_back(EventKey(id, FirstEvent(job) + static_cast<int64_t>(i)));
+      job.events.erase(job.events.begin(), job.events.begin() + kEventsDroppedAtOnce);
+    }
+    events[id] = {first, end};
+    shown.insert(id);
   }
-  if (job.events.size() > kMaxEvents) {
-    for (size_t i = 0; i < kEventsDroppedAtOnce; ++i) commit.deletes.push_back(EventKey(id, FirstEvent(job) + static_cast<int64_t>(i)));
-    job.events.erase(job.events.begin(), job.events.begin() + kEventsDroppedAtOnce);
+  std::vector<Committed> committed;
+  for (const auto& id : shown) {
+    const auto [first, end] = events.count(id) > 0 ? events[id] : std::make_pair(state_.jobs.at(id).next_event, state_.jobs.at(id).next_event);
+    committed.push_back({id, std::make_shared<v1::Job>(MakeJobView(state_, state_.jobs.at(id))), first, end});
   }
-  auto view = std::make_shared<v1::Job>(MakeJobView(job));
-  store_->Commit(std::move(commit), [this, id, view, first_event, end_event, actions = std::move(outcome.actions)](absl::StatusOr<int64_t> revision) {
-    Post([this, id, view, first_event, end_event, actions, revision] {
-      if (!revision.ok()) return Fatal(revision.status());
-      OnCommitted(id, *view, first_event, end_event, *revision);
-      for (const auto& action : actions) Run(action);
+  std::vector<StoreCommit> commits = Split(std::move(puts), std::move(deletes), fence_);
+  for (size_t i = 0; i < commits.size(); ++i) {
+    const bool last = i + 1 == commits.size();
+    store_->Commit(std::move(commits[i]), [this, last, committed = last ? committed : std::vector<Committed>(),
+                                           actions = last ? std::move(outcome.actions) : std::vector<Action>()](absl::StatusOr<int64_t> revision) {
+      if (!last && revision.ok()) return;
+      Post([this, committed, actions, revision] {
+        if (!revision.ok()) return Fatal(revision.status());
+        for (const auto& job : committed) OnCommitted(job, *revision);
+        for (const auto& action : actions) Run(action);
+      });
     });
-  });
+  }
   ScheduleSoon();
 }
 
@@ -264,27 +290,28 @@ void Coordinator::Fatal(const absl::Status& status) {
   if (options_.on_fatal) options_.on_fatal(status);
 }
 
-void Coordinator::OnCommitted(const std::string& job_id, const v1::Job& view, int64_t first_event, int64_t end_event, int64_t revision) {
+void Coordinator::OnCommitted(const Committed& committed, int64_t revision) {
   revision_ = std::max(revision_, revision);
-  JobEntry* entry = Find(job_id);
+  JobEntry* entry = Find(committed.job_id);
   if (entry == nullptr) return;
-  entry->view = view;
+  Job& job = *entry->job;
+  entry->view = *committed.view;
   entry->view.set_revision(revision);
-  entry->job.record.set_revision(revision);
+  job.record.set_revision(revision);
   entry->committed = true;
-  RefreshView(entry->job, &entry->view);
-  for (int64_t number = std::max(first_event, FirstEvent(entry->job)); number < end_event; ++number) {
-    auto& event = entry->job.events[number - FirstEvent(entry->job)];
+  RefreshView(state_, job, &entry->view);
+  for (int64_t number = std::max(committed.first_event, FirstEvent(job)); number < committed.end_event; ++number) {
+    auto& event = job.events[number - FirstEvent(job)];
     event.set_revision(revision);
-    spdlog::info("{}{}{} {} {}", view.name(), event.stage().empty() ? "" : "/stages/", event.stage(), event.type(), event.message());
+    spdlog::info("{}{}{} {} {}", entry->view.name(), event.stage().empty() ? "" : "/stages/", event.stage(), event.type(), event.message());
     v1::WatchJobResponse change;
     change.set_revision(revision);
-    *change.mutable_event() = MakeEventView(entry->job, event);
+    *change.mutable_event() = MakeEventView(job, event);
     for (auto& watcher : entry->watchers) watcher->Send(change);
   }
   Notify(entry);
   if (IsEnded(entry->view.state())) {
-    if (active_.erase(job_id) > 0) ended_series_.emplace(Now() + options_.metrics_retention, job_id);
+    ended_series_.emplace(Now() + options_.metrics_retention, committed.job_id);
     for (auto& watcher : std::exchange(entry->watchers, {})) watcher->Close(absl::OkStatus());
   }
 }
@@ -297,14 +324,30 @@ void Coordinator::Notify(JobEntry* entry) {
   for (auto& watcher : entry->watchers) watcher->Send(change);
 }
 
-void Coordinator::NotifyProgress(JobEntry* entry, int stage) {
-  if (entry->watchers.empty() || stage >= entry->view.stages_size()) return;
-  const v1::Stage& shown = entry->view.stages(stage);
-  v1::WatchJobResponse change;
-  change.mutable_progress()->set_name(shown.name());
-  change.mutable_progress()->set_state(shown.state());
-  *change.mutable_progress()->mutable_progress() = shown.progress();
-  for (auto& watcher : entry->watchers) watcher->Send(change);
+void Coordinator::NotifyProgress(const Stage& stage) {
+  ForJobsOf(stage, [&](JobEntry* entry, int link) {
+    RefreshView(state_, *entry->job, &entry->view);
+    if (entry->watchers.empty() || link >= entry->view.stages_size()) return;
+    const v1::Stage& shown = entry->view.stages(link);
+    v1::WatchJobResponse change;
+    change.mutable_progress()->set_name(shown.name());
+    change.mutable_progress()->set_state(shown.state());
+    *change.mutable_progress()->mutable_progress() = shown.progress();
+    for (auto& watcher : entry->watchers) watcher->Send(change);
+  });
+}
+
+void Coordinator::ForJobsOf(const Stage& stage, const std::function<void(JobEntry*, int)>& visit) {
+  const std::string name = StageName(stage);
+  for (const auto* ids : {&stage.jobs, &stage.leaving}) {
+    for (const auto& id : *ids) {
+      JobEntry* entry = Find(id);
+      const auto& links = entry->job->record.job_stages();
+      for (int i = 0; i < links.size(); ++i) {
+        if (links[i].stage() == name) visit(entry, i);
+      }
+    }
+  }
 }
 
 void Coordinator::Run(const Action& action) {
@@ -336,65 +379,78 @@ void Coordinator::ScheduleSoon() {
 void Coordinator::RunScheduler() {
   if (leaving_ || stopped_ || failed_) return;
   std::vector<PendingStage> pending;
+  std::set<std::string> seen;
   for (const auto& [time, id] : by_creation_) {
-    if (active_.count(id) == 0) continue;
-    const Job& job = jobs_.at(id).job;
+    if (state_.active_jobs.count(id) == 0) continue;
+    const Job& job = state_.jobs.at(id);
     if (job.record.state() != v1::JOB_STATE_PENDING && job.record.state() != v1::JOB_STATE_RUNNING) continue;
-    for (int i = 0; i < static_cast<int>(job.stages.size()); ++i) {
-      const Stage& stage = job.stages[i];
-      if (stage.record.state() != v1::STAGE_STATE_PENDING || stage.retry_after > Now()) continue;
-      PendingStage wanted;
-      wanted.job_id = id;
-      wanted.stage = i;
-      wanted.name = StageName(job, stage);
-      wanted.ranks = stage.record.spec().ranks();
-      wanted.data = job.record.spec().data().name().empty() ? job.record.spec().data().path() : job.record.spec().data().name();
-      for (const auto& [worker, answer] : job.data) {
-        const bool same = answer.digest == job.record.data_digest() && answer.weights_digest == job.record.initial_weights_digest();
-        if (same) wanted.eligible.insert(worker);
-      }
-      if (stage.record.has_checkpoint()) wanted.preferred_profile = stage.record.numeric_profile();
-      pending.push_back(std::move(wanted));
+    for (const auto& link : job.record.job_stages()) {
+      const Stage& stage = state_.stages.at(link.stage());
+      if (stage.record.state() != v1::STAGE_STATE_PENDING || stage.retry_after > Now() || !IsWanted(state_, stage) || stage.jobs.count(id) == 0 ||
+          !seen.insert(link.stage()).second)
+        continue;
+      pending.push_back(MakePending(stage));
     }
   }
   if (pending.empty()) return;
   std::vector<SchedulerWorker> workers;
   for (const auto& [id, worker] : workers_) {
     SchedulerWorker view{id, worker.hello.numeric_profile(), {worker.hello.slots().begin(), worker.hello.slots().end()}, BusySlots(worker), false};
-    view.available = worker.stream != nullptr && worker.state == v1::WORKER_STATE_READY;
+    view.available = worker.stream != nullptr && worker.state == v1::WORKER_STATE_READY && cordoned_.count(id) == 0;
     workers.push_back(std::move(view));
   }
   Schedule schedule = PlaceStages(pending, std::move(workers));
   for (auto& placement : schedule.placements) {
-    JobEntry* entry = Find(placement.job_id);
-    entry->job.stages[placement.stage].waits_for.clear();
+    state_.stages.at(placement.stage).waits_for.clear();
     for (auto& rank : placement.ranks) rank.set_worker_name(workers_.at(rank.worker_id()).hello.host());
-    Handle(entry, Placed{placement.stage, std::move(placement.ranks), absl::StrFormat("%016x%016x", random_(), random_()), placement.numeric_profile});
+    Handle(Placed{placement.stage, std::move(placement.ranks), absl::StrFormat("%016x%016x", random_(), random_()), placement.numeric_profile});
   }
-  std::set<std::string> changed;
-  for (auto& [where, reason] : schedule.reasons) {
-    std::string& waits_for = jobs_.at(where.first).job.stages[where.second].waits_for;
-    if (waits_for == reason) continue;
-    waits_for = std::move(reason);
-    changed.insert(where.first);
+  std::set<JobEntry*> changed;
+  for (auto& [name, reason] : schedule.reasons) {
+    Stage& stage = state_.stages.at(name);
+    if (stage.waits_for == reason) continue;
+    stage.waits_for = std::move(reason);
+    ForJobsOf(stage, [&](JobEntry* entry, int) { changed.insert(entry); });
   }
-  for (const auto& id : changed) {
-    JobEntry* entry = Find(id);
-    RefreshView(entry->job, &entry->view);
+  for (JobEntry* entry : changed) {
+    RefreshView(state_, *entry->job, &entry->view);
     Notify(entry);
   }
+}
+
+PendingStage Coordinator::MakePending(const Stage& stage) const {
+  PendingStage wanted;
+  wanted.stage = StageName(stage);
+  wanted.ranks = stage.record.spec().ranks();
+  const auto& data = stage.record.spec().data();
+  wanted.data = data.name().empty() ? data.path() : data.name();
+  for (const auto& id : stage.jobs) {
+    const Job& job = state_.jobs.at(id);
+    // What workers answered about the same name or path: another job may call the same bytes otherwise.
+    const auto& asked = job.record.spec();
+    if (asked.data().name() != data.name() || asked.data().path() != data.path() ||
+        asked.initial_weights().path() != stage.record.spec().initial_weights().path()) {
+      continue;
+    }
+    for (const auto& [worker, answer] : job.data) {
+      const bool same = answer.digest == job.record.data_digest() && answer.weights_digest == job.record.initial_weights_digest();
+      if (same) wanted.eligible.insert(worker);
+    }
+  }
+  if (stage.record.has_checkpoint()) wanted.preferred_profile = stage.record.numeric_profile();
+  return wanted;
 }
 
 void Coordinator::Tick() {
   if (stopped_) return;
   const absl::Time now = Now();
   CheckLeases();
-  HandleAll(Ticked{});
+  Handle(Ticked{});
   if (now >= next_resolve_) {
     next_resolve_ = now + options_.resolve_interval;
-    for (const auto& id : active_) {
+    for (const auto& id : state_.active_jobs) {
       const JobEntry& entry = jobs_.at(id);
-      if (!entry.committed || entry.job.record.state() != v1::JOB_STATE_RESOLVING) continue;
+      if (!entry.committed || entry.job->record.state() != v1::JOB_STATE_RESOLVING) continue;
       for (auto& [name, worker] : workers_) AskForData(entry, &worker);
     }
   }
@@ -423,10 +479,8 @@ void Coordinator::DropUnused() {
     }
     const std::string sha256 = it->first;
     it = unused_checkpoints_.erase(it);
-    const bool used = std::any_of(jobs_.begin(), jobs_.end(), [&](const auto& entry) {
-      return std::any_of(entry.second.job.stages.begin(), entry.second.job.stages.end(),
-                         [&](const Stage& stage) { return stage.record.checkpoint().sha256() == sha256; });
-    });
+    const bool used =
+        std::any_of(state_.stages.begin(), state_.stages.end(), [&](const auto& stage) { return stage.second.record.checkpoint().sha256() == sha256; });
     if (!used && !artifacts_->Remove(sha256, absl::Now() - kUnusedCheckpointKept)) unused_checkpoints_[sha256] = now + kUnusedCheckpointKept;
   }
   while (!ended_series_.empty() && ended_series_.begin()->first <= now) {
@@ -439,8 +493,8 @@ void Coordinator::UpdateMetrics() {
   Metrics::Counts counts;
   for (const auto& [id, entry] : jobs_) {
     ++counts.jobs[entry.view.state()];
-    for (const auto& stage : entry.view.stages()) ++counts.stages[stage.state()];
   }
+  for (const auto& [name, stage] : state_.stages) ++counts.stages[stage.record.state()];
   for (const auto& [id, worker] : workers_) {
     ++counts.workers[worker.state];
     if (worker.stream == nullptr) continue;

@@ -27,10 +27,11 @@
 #include "bitstair/v1/jobs.pb.h"
 #include "server/artifact_store.h"
 #include "server/domain.h"
-#include "server/job_state_machine.h"
 #include "server/job_store.h"
 #include "server/log_store.h"
 #include "server/metrics.h"
+#include "server/scheduler.h"
+#include "server/state_machine.h"
 
 namespace bitstair::server {
 
@@ -87,6 +88,10 @@ class Coordinator {
   void GetJob(std::string name, Reply<v1::Job> reply);
   void ListJobs(v1::ListJobsRequest request, Reply<v1::ListJobsResponse> reply);
   void CancelJob(std::string name, Reply<v1::Job> reply);
+  void PauseJob(std::string name, Reply<v1::Job> reply);
+  void ResumeJob(std::string name, Reply<v1::Job> reply);
+  void RetryJob(std::string name, Reply<v1::Job> reply);
+  void PrioritizeJob(v1::PrioritizeJobRequest request, Reply<v1::Job> reply);
   void ListStages(v1::ListStagesRequest request, Reply<v1::ListStagesResponse> reply);
   void ListEvents(v1::ListEventsRequest request, Reply<v1::ListEventsResponse> reply);
   void ListMetrics(v1::ListMetricsRequest request, Reply<v1::ListMetricsResponse> reply);
@@ -104,10 +109,12 @@ class Coordinator {
   void OnWorkerStreamEnded(std::shared_ptr<WorkerStream> stream);
   void ListWorkers(v1::ListWorkersRequest request, Reply<v1::ListWorkersResponse> reply);
   void ListDatasets(v1::ListDatasetsRequest request, Reply<v1::ListDatasetsResponse> reply);
+  // name: workers/ID, or workers/NAME as people know it. stop_stages: what runs there stops at a checkpoint, too.
+  void CordonWorker(std::string name, bool cordoned, bool stop_stages, Reply<v1::Worker> reply);
 
  private:
   struct JobEntry {
-    Job job;
+    Job* job = nullptr;  // of state_
     // As of the last commit, with newest progress; what everyone but the strand's own decisions sees.
     v1::Job view;
     bool committed = false;
@@ -131,17 +138,24 @@ class Coordinator {
 
   // coordinator.cc: the pipeline.
   absl::Status Load();
-  void Handle(JobEntry* entry, const JobEvent& event);
-  void HandleAll(const JobEvent& event);  // every job that has not ended
-  void Persist(JobEntry* entry, Outcome outcome);
+  void Handle(const Event& event);
+  void Persist(Outcome outcome);
   // Runs `task` on the strand once everything persisted so far is committed and visible.
   void AfterCommits(std::function<void()> task);
-  void OnCommitted(const std::string& job_id, const v1::Job& view, int64_t first_event, int64_t end_event, int64_t revision);
+  struct Committed {
+    std::string job_id;
+    std::shared_ptr<v1::Job> view;
+    int64_t first_event = 0, end_event = 0;
+  };
+  void OnCommitted(const Committed& committed, int64_t revision);
   void Run(const Action& action);
   void Notify(JobEntry* entry);  // watchers: the job as it is seen
-  void NotifyProgress(JobEntry* entry, int stage);
+  void NotifyProgress(const Stage& stage);
+  // Each job that shows `stage` and has not ended.
+  void ForJobsOf(const Stage& stage, const std::function<void(JobEntry*, int link)>& visit);
   void ScheduleSoon();
   void RunScheduler();
+  PendingStage MakePending(const Stage& stage) const;
   void Tick();
   void DropUnused();
   void UpdateMetrics();
@@ -152,6 +166,8 @@ class Coordinator {
 
   // coordinator_jobs.cc
   void DoCreateJob(v1::CreateJobRequest request, Reply<v1::Job> reply);
+  // Applies what `check` lets pass (else its error is the reply), and answers after the commit.
+  void ChangeJob(std::string name, std::function<absl::Status(const Job&)> check, std::function<Event(const std::string& job_id)> event, Reply<v1::Job> reply);
   void DoWatch(const v1::WatchJobRequest& request, std::shared_ptr<JobWatcher> watcher);
   std::string NewJobId(const std::string& name);
   template <typename T>
@@ -169,8 +185,8 @@ class Coordinator {
   void LoseWorker(WorkerEntry* worker, const std::string& message, bool left);
   std::set<int> BusySlots(const WorkerEntry& worker) const;
   v1::Worker MakeWorkerView(const WorkerEntry& worker) const;
-  // The stage that an attempt's name means; null entry if there is none.
-  std::pair<JobEntry*, int> FindStage(const std::string& stage_name);
+  // The stage that an attempt's name means; null if there is none.
+  Stage* FindStage(const std::string& name);
 
   const Options options_;
   JobStore* const store_;
@@ -187,11 +203,12 @@ class Coordinator {
   std::thread strand_;
 
   // Below: touched on the strand only.
-  std::map<std::string, JobEntry> jobs_;
+  State state_;
+  std::map<std::string, JobEntry> jobs_;                      // by id, as state_.jobs
   std::set<std::pair<absl::Time, std::string>> by_creation_;  // (create time, id)
-  std::set<std::string> active_;                              // ids of jobs that have not ended
   std::map<std::string, std::string> request_ids_;            // -> job id
   std::map<std::string, WorkerEntry> workers_;
+  std::set<std::string> cordoned_;  // worker ids
   std::map<const WorkerStream*, std::string> worker_of_stream_;
   std::map<const JobWatcher*, std::string> job_of_watcher_;
   std::map<std::string, absl::Time> unused_checkpoints_;  // sha256 -> when to look again

@@ -44,6 +44,12 @@ absl::Status PrefixFields(const absl::Status& status) {
   return WithReason(InvalidFields(violations), "INVALID_SPEC");
 }
 
+absl::Status WrongState(const Job& job, const char* reason) {
+  const std::string state = v1::JobState_Name(job.record.state()).substr(sizeof("JOB_STATE_") - 1);
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(JobName(job.record.job_id()), IsEnded(job.record.state()) ? " has ended: it is " : " is ", state)), reason);
+}
+
 constexpr size_t kMaxPageBytes = 1 << 20;  // of metrics; gRPC's messages end at 4 MiB
 
 // Elements `first`.. of a list, at most one page; the token is the next page's first index.
@@ -89,7 +95,7 @@ void Coordinator::DoCreateJob(v1::CreateJobRequest request, Reply<v1::Job> reply
     const auto earlier = request_ids_.find(request.request_id());
     if (earlier != request_ids_.end()) {
       JobEntry& entry = jobs_.at(earlier->second);
-      if (entry.job.record.request_digest() != digest) {
+      if (entry.job->record.request_digest() != digest) {
         return reply(WithReason(
             absl::AlreadyExistsError(absl::StrCat("request_id ", request.request_id(), " was used for another spec, that of ", JobName(earlier->second))),
             "REQUEST_ID_REUSED"));
@@ -100,7 +106,8 @@ void Coordinator::DoCreateJob(v1::CreateJobRequest request, Reply<v1::Job> reply
   if (leaving_ || stopped_ || failed_) return reply(absl::UnavailableError("the coordinator is shutting down"));
   const std::string id = NewJobId(spec->name());
   JobEntry& entry = jobs_[id];
-  auto& record = entry.job.record;
+  entry.job = &state_.jobs[id];
+  auto& record = entry.job->record;
   const absl::Time now = Now();
   const int64_t nanos = absl::ToUnixNanos(now);
   record.set_job_id(id);
@@ -113,16 +120,16 @@ void Coordinator::DoCreateJob(v1::CreateJobRequest request, Reply<v1::Job> reply
   records::EventRecord event;
   *event.mutable_time() = record.create_time();
   event.set_type("JobCreated");
-  entry.job.events.push_back(std::move(event));
-  ++entry.job.next_event;
+  entry.job->events.push_back(std::move(event));
+  ++entry.job->next_event;
   if (!request.request_id().empty()) request_ids_[request.request_id()] = id;
   by_creation_.emplace(absl::FromUnixNanos(nanos), id);
-  active_.insert(id);
+  state_.active_jobs.insert(id);
   SettleResolving(&entry);
   Outcome outcome;
-  outcome.job_changed = true;
-  outcome.events_added = 1;
-  Persist(&entry, std::move(outcome));
+  outcome.jobs_changed.insert(id);
+  outcome.events_added[id] = 1;
+  Persist(std::move(outcome));
   AfterCommits([this, id, reply = std::move(reply)] {
     JobEntry& created = jobs_.at(id);
     reply(created.view);
@@ -134,6 +141,7 @@ void Coordinator::GetJob(std::string name, Reply<v1::Job> reply) {
   PostReply<v1::Job>(std::move(reply), [this, name = std::move(name)]() -> absl::StatusOr<v1::Job> {
     const auto entry = FindByName(name, "name");
     if (!entry.ok()) return entry.status();
+    RefreshView(state_, *(*entry)->job, &(*entry)->view);
     return (*entry)->view;
   });
 }
@@ -173,20 +181,65 @@ void Coordinator::ListJobs(v1::ListJobsRequest request, Reply<v1::ListJobsRespon
   });
 }
 
-void Coordinator::CancelJob(std::string name, Reply<v1::Job> reply) {
-  Post([this, name = std::move(name), reply = std::move(reply)]() mutable {
+void Coordinator::ChangeJob(std::string name, std::function<absl::Status(const Job&)> check, std::function<Event(const std::string& job_id)> event,
+                            Reply<v1::Job> reply) {
+  Post([this, name = std::move(name), check = std::move(check), event = std::move(event), reply = std::move(reply)]() mutable {
     const auto found = FindByName(name, "name");
     if (!found.ok()) return reply(found.status());
     JobEntry* entry = *found;
-    if (IsEnded(entry->job.record.state())) {
-      const std::string state = v1::JobState_Name(entry->job.record.state()).substr(sizeof("JOB_STATE_") - 1);
-      return AfterCommits([name, state, reply = std::move(reply)] {
-        reply(WithReason(absl::FailedPreconditionError(absl::StrCat(name, " has ended: it is ", state)), "JOB_ENDED"));
-      });
+    if (auto s = check(*entry->job); !s.ok()) {
+      return AfterCommits([s, reply = std::move(reply)] { reply(s); });
     }
-    Handle(entry, CancelRequested{});
+    Handle(event(entry->job->record.job_id()));
+    for (auto& [id, worker] : workers_) AskForData(*entry, &worker);
     AfterCommits([entry, reply = std::move(reply)] { reply(entry->view); });
   });
+}
+
+void Coordinator::CancelJob(std::string name, Reply<v1::Job> reply) {
+  ChangeJob(
+      std::move(name), [](const Job& job) { return IsEnded(job.record.state()) ? WrongState(job, "JOB_ENDED") : absl::OkStatus(); },
+      [](const std::string& id) -> Event { return CancelRequested{id}; }, std::move(reply));
+}
+
+void Coordinator::PauseJob(std::string name, Reply<v1::Job> reply) {
+  ChangeJob(
+      std::move(name),
+      [](const Job& job) {
+        const auto state = job.record.state();
+        if (IsEnded(state)) return WrongState(job, "JOB_ENDED");
+        return state == v1::JOB_STATE_PENDING || state == v1::JOB_STATE_RUNNING ? absl::OkStatus() : WrongState(job, "JOB_NOT_RUNNING");
+      },
+      [](const std::string& id) -> Event { return PauseRequested{id}; }, std::move(reply));
+}
+
+void Coordinator::ResumeJob(std::string name, Reply<v1::Job> reply) {
+  ChangeJob(
+      std::move(name), [](const Job& job) { return job.record.state() == v1::JOB_STATE_PAUSED ? absl::OkStatus() : WrongState(job, "JOB_NOT_PAUSED"); },
+      [](const std::string& id) -> Event { return ResumeRequested{id}; }, std::move(reply));
+}
+
+void Coordinator::RetryJob(std::string name, Reply<v1::Job> reply) {
+  ChangeJob(
+      std::move(name),
+      [](const Job& job) {
+        const auto state = job.record.state();
+        return state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED ? absl::OkStatus() : WrongState(job, "JOB_NOT_FAILED");
+      },
+      [](const std::string& id) -> Event { return RetryRequested{id}; }, std::move(reply));
+}
+
+void Coordinator::PrioritizeJob(v1::PrioritizeJobRequest request, Reply<v1::Job> reply) {
+  const auto priority = request.priority();
+  if (priority == v1::PRIORITY_CLASS_UNSPECIFIED || !v1::PriorityClass_IsValid(priority)) {
+    return Post([reply = std::move(reply)] { reply(InvalidFields({{"priority", "is required: LOW, NORMAL or HIGH"}})); });
+  }
+  ChangeJob(
+      request.name(), [](const Job& job) { return IsEnded(job.record.state()) ? WrongState(job, "JOB_ENDED") : absl::OkStatus(); },
+      [priority](const std::string& id) -> Event {
+        return PriorityChanged{id, priority};
+      },
+      std::move(reply));
 }
 
 void Coordinator::ListStages(v1::ListStagesRequest request, Reply<v1::ListStagesResponse> reply) {
@@ -206,7 +259,7 @@ void Coordinator::ListEvents(v1::ListEventsRequest request, Reply<v1::ListEvents
   PostReply<v1::ListEventsResponse>(std::move(reply), [this, request = std::move(request)]() -> absl::StatusOr<v1::ListEventsResponse> {
     const auto entry = FindByName(request.parent(), "parent");
     if (!entry.ok()) return entry.status();
-    const Job& job = (*entry)->job;
+    const Job& job = *(*entry)->job;
     int64_t end = job.next_event;
     while (end > FirstEvent(job) && job.events[end - 1 - FirstEvent(job)].revision() == 0) --end;  // not committed yet
     v1::ListEventsResponse response;
@@ -238,7 +291,7 @@ void Coordinator::ListMetrics(v1::ListMetricsRequest request, Reply<v1::ListMetr
     int count = 0;
     for (; stage < (*entry)->view.stages_size(); ++stage, epoch = 0) {
       const v1::Stage& shown = (*entry)->view.stages(stage);
-      const auto& all = (*entry)->job.stages[stage].epochs;
+      const auto& all = state_.stages.at((*entry)->job->record.job_stages(stage).stage()).epochs;
       // The view ends with the newest committed epoch; telemetry is in the state alone.
       const int committed = shown.epochs_size() == 0 ? 0 : shown.epochs(shown.epochs_size() - 1).epoch();
       for (; epoch < committed && epoch < static_cast<int>(all.size()); ++epoch, ++count) {
@@ -266,7 +319,7 @@ void Coordinator::DoWatch(const v1::WatchJobRequest& request, std::shared_ptr<Jo
   const int64_t from = request.from_revision();
   if (from < 0) return watcher->Close(InvalidFields({{"from_revision", absl::StrCat("is ", from, "; must be 0 or more")}}));
   if (from > 0) {
-    const Job& job = entry->job;
+    const Job& job = *entry->job;
     const int64_t compacted = FirstEvent(job) > 1 && !job.events.empty() ? job.events.front().revision() - 1 : 0;
     if (from < compacted || from > revision_) {
       return watcher->Close(WithReason(absl::OutOfRangeError(absl::StrCat("changes of ", request.name(), " are known from revision ", compacted, " to ",
@@ -289,7 +342,7 @@ void Coordinator::DoWatch(const v1::WatchJobRequest& request, std::shared_ptr<Jo
   }
   if (IsEnded(entry->view.state())) return watcher->Close(absl::OkStatus());
   if (stopped_) return watcher->Close(absl::UnavailableError("the coordinator is shutting down"));
-  job_of_watcher_[watcher.get()] = entry->job.record.job_id();
+  job_of_watcher_[watcher.get()] = entry->job->record.job_id();
   entry->watchers.push_back(std::move(watcher));
 }
 
@@ -310,7 +363,8 @@ void Coordinator::LocateLog(v1::StreamLogsRequest request, Reply<LogPosition> re
     if (!name.ok()) return name.status();
     const auto entry = FindByName(JobName(name->first), "name");
     if (!entry.ok()) return entry.status();
-    for (const auto& stage : (*entry)->view.stages()) {
+    for (int i = 0; i < (*entry)->view.stages_size(); ++i) {
+      const v1::Stage& stage = (*entry)->view.stages(i);
       if (stage.spec().name() != name->second) continue;
       if (request.rank() < 0 || request.rank() >= stage.spec().ranks()) {
         return InvalidFields({{"rank", absl::StrCat("is ", request.rank(), "; the stage has ranks 0 to ", stage.spec().ranks() - 1)}});
@@ -319,7 +373,8 @@ void Coordinator::LocateLog(v1::StreamLogsRequest request, Reply<LogPosition> re
         return InvalidFields({{"generation", absl::StrCat("is ", request.generation(), "; the last attempt is ", stage.generation())}});
       }
       LogPosition position;
-      position.file = {name->first, name->second, request.generation() > 0 ? request.generation() : stage.generation(), request.rank()};
+      const auto& training = state_.stages.at((*entry)->job->record.job_stages(i).stage()).record;  // logs are where the stage is trained
+      position.file = {training.job_id(), training.spec().name(), request.generation() > 0 ? request.generation() : stage.generation(), request.rank()};
       position.ended = IsEnded(stage.state()) || (request.generation() > 0 && request.generation() < stage.generation());
       return position;
     }

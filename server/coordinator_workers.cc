@@ -112,7 +112,7 @@ void Coordinator::OnWorkerStreamEnded(std::shared_ptr<WorkerStream> stream) {
     if (worker.stream != stream) return;
     worker.stream = nullptr;
     if (worker.state != v1::WORKER_STATE_GONE) spdlog::info("worker {} lost its stream; its lease goes on", ShownName(worker.hello));
-    for (const auto& id : active_) SettleResolving(&jobs_.at(id));
+    for (const auto& id : state_.active_jobs) SettleResolving(&jobs_.at(id));
     ScheduleSoon();
   });
 }
@@ -145,7 +145,7 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
   worker.last_heard = worker.connect_time = Now();
   worker_of_stream_[stream.get()] = worker.id;
 
-  std::map<std::string, std::map<int, std::pair<int, std::set<int>>>> running;  // job id -> stage -> (generation, ranks)
+  std::map<std::string, std::pair<int, std::set<int>>> running;  // stage -> (generation, ranks)
   v1::CoordinatorMessage message;
   auto* welcome = message.mutable_welcome();
   welcome->set_protocol_version(std::min(hello.protocol_version(), kProtocolVersion));
@@ -153,15 +153,13 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
   welcome->set_grace_seconds(absl::ToDoubleSeconds(options_.grace));
   std::set<std::tuple<std::string, int, int>> alive;
   for (const auto& attempt : hello.running()) {
-    const auto [entry, index] = FindStage(attempt.attempt().stage());
+    const Stage* stage = FindStage(attempt.attempt().stage());
     for (const int rank : attempt.ranks()) alive.insert({attempt.attempt().stage(), attempt.attempt().generation(), rank});
-    const bool current =
-        entry != nullptr && entry->job.stages[index].attempt.has_value() && entry->job.stages[index].record.generation() == attempt.attempt().generation();
-    if (!current) {
+    if (stage == nullptr || !stage->attempt.has_value() || stage->record.generation() != attempt.attempt().generation()) {
       *welcome->add_fenced() = attempt.attempt();
       continue;
     }
-    running[entry->job.record.job_id()][index] = {attempt.attempt().generation(), {attempt.ranks().begin(), attempt.ranks().end()}};
+    running[attempt.attempt().stage()] = {attempt.attempt().generation(), {attempt.ranks().begin(), attempt.ranks().end()}};
   }
   // Slots of given-up attempts: free where their trainers are gone, else soon, for the worker is told to end them.
   for (auto it = worker.reserved.begin(); it != worker.reserved.end();) {
@@ -175,11 +173,11 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
   stream->Send(message);
   spdlog::info("worker {} ({}) connected: {} slots, data sets [{}], {} attempts running, {} fenced", ShownName(hello), worker.id, hello.slots_size(),
                absl::StrJoin(hello.datasets(), ", "), running.size(), welcome->fenced_size());
+  Handle(WorkerBack{worker.id, same_incarnation, running, options_.lease});
   for (const auto& [created, id] : by_creation_) {  // older jobs are asked for, and so planned, first
-    if (active_.count(id) == 0) continue;
+    if (state_.active_jobs.count(id) == 0) continue;
     JobEntry* entry = Find(id);
-    Handle(entry, WorkerBack{worker.id, same_incarnation, running[id], options_.lease});
-    entry->job.data.erase(worker.id);
+    entry->job->data.erase(worker.id);
     if (entry->committed) AskForData(*entry, &worker);
     SettleResolving(entry);
   }
@@ -187,33 +185,34 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
 }
 
 void Coordinator::AskForData(const JobEntry& entry, WorkerEntry* worker) {
-  if (!worker->stream || IsEnded(entry.job.record.state())) return;
+  const auto& record = entry.job->record;
+  if (!worker->stream || IsEnded(record.state())) return;
   v1::CoordinatorMessage message;
-  message.mutable_resolve_dataset()->set_token(entry.job.record.job_id());
-  *message.mutable_resolve_dataset()->mutable_data() = entry.job.record.spec().data();
-  message.mutable_resolve_dataset()->set_weights_path(entry.job.record.spec().initial_weights().path());
+  message.mutable_resolve_dataset()->set_token(record.job_id());
+  *message.mutable_resolve_dataset()->mutable_data() = record.spec().data();
+  message.mutable_resolve_dataset()->set_weights_path(record.spec().initial_weights().path());
   worker->stream->Send(std::move(message));
 }
 
 void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolved& resolved) {
   JobEntry* entry = Find(resolved.token());
-  if (entry == nullptr || IsEnded(entry->job.record.state())) return;
+  if (entry == nullptr || IsEnded(entry->job->record.state())) return;
+  Job& job = *entry->job;
   DataAnswer answer;
-  const bool with_weights = entry->job.record.spec().has_initial_weights();
+  const bool with_weights = job.record.spec().has_initial_weights();
   if (core::IsSha256Hex(resolved.digest()) && (!with_weights || core::IsSha256Hex(resolved.weights_digest()))) {
     answer.digest = resolved.digest();
     if (with_weights) answer.weights_digest = resolved.weights_digest();
-    const std::string& name = entry->job.record.spec().data().name();
+    const std::string& name = job.record.spec().data().name();
     if (!name.empty()) worker->digests[name] = answer.digest;
   } else if (resolved.not_offered()) {
     answer.absence = Shorten(resolved.error());
   } else {
     answer.error = resolved.error().empty() ? "the worker sent no digest" : Shorten(resolved.error());
   }
-  DataAnswer& known = entry->job.data[worker->id];
-  known = answer;
-  if (entry->job.record.state() == v1::JOB_STATE_RESOLVING && !answer.digest.empty()) {
-    Handle(entry, DataResolved{answer.digest, answer.weights_digest});
+  job.data[worker->id] = answer;
+  if (job.record.state() == v1::JOB_STATE_RESOLVING && !answer.digest.empty()) {
+    Handle(DataResolved{job.record.job_id(), answer.digest, answer.weights_digest});
   } else {
     SettleResolving(entry);
   }
@@ -222,7 +221,7 @@ void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolv
 
 // Says what a RESOLVING job waits for; fails it once every connected worker has answered, none with a digest and some with a fault in the data.
 void Coordinator::SettleResolving(JobEntry* entry) {
-  Job& job = entry->job;
+  Job& job = *entry->job;
   if (job.record.state() != v1::JOB_STATE_RESOLVING) return;
   const std::string data = job.record.spec().data().name().empty() ? job.record.spec().data().path() : job.record.spec().data().name();
   int connected = 0, silent = 0;
@@ -245,26 +244,20 @@ void Coordinator::SettleResolving(JobEntry* entry) {
   } else if (silent > 0) {
     reason = absl::StrCat("waits for the digest of data set ", data);
   } else if (!errors.empty()) {
-    return Handle(entry, DataRejected{Shorten(absl::StrCat("data set ", data, ": ", absl::StrJoin(errors, "; ")))});
+    return Handle(DataRejected{job.record.job_id(), Shorten(absl::StrCat("data set ", data, ": ", absl::StrJoin(errors, "; ")))});
   } else {
     reason = absl::StrCat("no worker offers data set ", data, absences.empty() ? "" : " (", absl::StrJoin(absences, "; "), absences.empty() ? "" : ")");
   }
   if (job.waits_for == reason) return;
   job.waits_for = reason;
   if (!entry->committed) return;
-  RefreshView(job, &entry->view);
+  RefreshView(state_, job, &entry->view);
   Notify(entry);
 }
 
-std::pair<Coordinator::JobEntry*, int> Coordinator::FindStage(const std::string& stage_name) {
-  const auto name = ParseStageName(stage_name, "attempt.stage");
-  if (!name.ok()) return {nullptr, -1};
-  JobEntry* entry = Find(name->first);
-  if (entry == nullptr) return {nullptr, -1};
-  for (int i = 0; i < static_cast<int>(entry->job.stages.size()); ++i) {
-    if (entry->job.stages[i].record.spec().name() == name->second) return {entry, i};
-  }
-  return {nullptr, -1};
+Stage* Coordinator::FindStage(const std::string& name) {
+  const auto found = state_.stages.find(name);
+  return found == state_.stages.end() ? nullptr : &found->second;
 }
 
 void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage message) {
@@ -277,9 +270,10 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
                                                                      : message.rank_exited().attempt();
   const int generation = attempt.generation();
   if (message.has_rank_exited() && worker->reserved.erase({attempt.stage(), generation, message.rank_exited().rank()}) > 0) ScheduleSoon();
-  const auto [entry, i] = FindStage(attempt.stage());
-  if (entry == nullptr) return;
-  Stage& stage = entry->job.stages[i];
+  Stage* const found = FindStage(attempt.stage());
+  if (found == nullptr) return;
+  Stage& stage = *found;
+  const std::string& name = attempt.stage();
   const auto owns = [&](int rank) {
     return rank >= 0 && rank < stage.record.ranks_size() && stage.record.generation() == generation && stage.record.ranks(rank).worker_id() == worker->id;
   };
@@ -287,7 +281,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
   if (message.has_log()) {
     const auto& log = message.log();
     if (generation < 1 || generation > stage.record.generation() || log.rank() < 0 || log.rank() >= stage.record.spec().ranks()) return;
-    boost::asio::post(log_thread_, [logs = logs_, file = LogFile{entry->job.record.job_id(), stage.record.spec().name(), generation, log.rank()},
+    boost::asio::post(log_thread_, [logs = logs_, file = LogFile{stage.record.job_id(), stage.record.spec().name(), generation, log.rank()},
                                     offset = log.offset(), text = log.text()] {
       if (auto s = logs->Append(file, offset, text); !s.ok()) spdlog::warn("{}", std::string(s.message()));
     });
@@ -296,22 +290,25 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
   if (generation != stage.record.generation()) return;  // fenced
   switch (message.kind_case()) {
     case v1::WorkerMessage::kRendezvousReady:
-      return Handle(entry, RendezvousOpened{i, generation, worker->id, message.rendezvous_ready().address()});
+      return Handle(RendezvousOpened{name, generation, worker->id, message.rendezvous_ready().address()});
     case v1::WorkerMessage::kRankRunning:
       if (!owns(message.rank_running().rank())) return;
-      Handle(entry, RankRan{i, generation, message.rank_running().rank(), message.rank_running().pid()});
-      RefreshView(entry->job, &entry->view);
+      Handle(RankRan{name, generation, message.rank_running().rank(), message.rank_running().pid()});
+      ForJobsOf(stage, [this](JobEntry* entry, int) { RefreshView(state_, *entry->job, &entry->view); });
       return;
     case v1::WorkerMessage::kProgress:
       if (!owns(0) || !stage.attempt.has_value()) return;
       stage.progress = std::move(*message.mutable_progress()->mutable_progress());
-      metrics_->SetProgress(entry->job.record.job_id(), stage.record.spec().name(), *stage.progress);
-      RefreshView(entry->job, &entry->view);
-      return NotifyProgress(entry, i);
+      ForJobsOf(stage, [&](JobEntry* entry, int link) {
+        metrics_->SetProgress(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), *stage.progress);
+      });
+      return NotifyProgress(stage);
     case v1::WorkerMessage::kEpochDone:
       if (!owns(0) || !IsFinite(message.epoch_done().result())) return;
-      metrics_->SetTestAccuracy(entry->job.record.job_id(), stage.record.spec().name(), message.epoch_done().result());
-      return Handle(entry, EpochFinished{i, generation, WithSensibleLayers(message.epoch_done().result())});
+      ForJobsOf(stage, [&](JobEntry* entry, int link) {
+        metrics_->SetTestAccuracy(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), message.epoch_done().result());
+      });
+      return Handle(EpochFinished{name, generation, WithSensibleLayers(message.epoch_done().result())});
     case v1::WorkerMessage::kCheckpointUploaded: {
       const auto& checkpoint = message.checkpoint_uploaded().checkpoint();
       if (!owns(0)) return;
@@ -321,12 +318,12 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
         return;
       }
       unused_checkpoints_.erase(checkpoint.sha256());
-      return Handle(entry, CheckpointStored{i, generation, checkpoint});
+      return Handle(CheckpointStored{name, generation, checkpoint});
     }
     case v1::WorkerMessage::kRankExited: {
       const auto& exited = message.rank_exited();
       if (!owns(exited.rank())) return;
-      return Handle(entry, RankEnded{i, generation, exited.rank(), exited.cause(), Shorten(exited.message()), leaving_});
+      return Handle(RankEnded{name, generation, exited.rank(), exited.cause(), Shorten(exited.message()), leaving_});
     }
     default:
       return;
@@ -343,7 +340,7 @@ void Coordinator::CheckLeases() {
                    absl::FormatDuration(absl::Trunc(now - worker.last_heard, absl::Milliseconds(1))));
       worker.state = v1::WORKER_STATE_UNREACHABLE;
       if (worker.stream) worker.stream->Close(absl::DeadlineExceededError("the lease ran out"));
-      HandleAll(WorkerUnreachable{id});
+      Handle(WorkerUnreachable{id});
     } else if (worker.state == v1::WORKER_STATE_UNREACHABLE && now - worker.last_heard > options_.lease + options_.grace) {
       LoseWorker(&worker, absl::StrCat("no word from it for ", absl::FormatDuration(absl::Trunc(now - worker.last_heard, absl::Seconds(1)))), false);
     } else if (worker.state == v1::WORKER_STATE_GONE && !worker.stream && now - worker.last_heard > kGoneShown) {
@@ -358,20 +355,17 @@ void Coordinator::LoseWorker(WorkerEntry* worker, const std::string& message, bo
   worker->state = v1::WORKER_STATE_GONE;
   worker->reserved.clear();
   if (worker->stream) worker->stream->Close(absl::OkStatus());
-  HandleAll(WorkerLost{worker->id, message, left});
-  for (const auto& id : active_) SettleResolving(&jobs_.at(id));
+  Handle(WorkerLost{worker->id, message, left});
+  for (const auto& id : state_.active_jobs) SettleResolving(&jobs_.at(id));
   ScheduleSoon();
 }
 
 std::set<int> Coordinator::BusySlots(const WorkerEntry& worker) const {
   std::set<int> busy;
   for (const auto& [where, slot] : worker.reserved) busy.insert(slot.first);
-  for (const auto& id : active_) {
-    for (const auto& stage : jobs_.at(id).job.stages) {
-      if (!stage.attempt.has_value()) continue;
-      for (const auto& rank : stage.attempt->ranks) {
-        if (rank.worker_id == worker.id && !rank.exited) busy.insert(rank.slot);
-      }
+  for (const auto& name : state_.live) {
+    for (const auto& rank : state_.stages.at(name).attempt->ranks) {
+      if (rank.worker_id == worker.id && !rank.exited) busy.insert(rank.slot);
     }
   }
   return busy;
@@ -396,8 +390,54 @@ v1::Worker Coordinator::MakeWorkerView(const WorkerEntry& worker) const {
   view.set_version(worker.hello.version());
   view.set_numeric_profile(worker.hello.numeric_profile());
   view.set_metrics_address(worker.hello.metrics_address());
+  view.set_cordoned(cordoned_.count(worker.id) > 0);
+  *view.mutable_labels() = worker.hello.labels();
   view.mutable_connect_time()->set_seconds(absl::ToUnixSeconds(worker.connect_time));
   return view;
+}
+
+void Coordinator::CordonWorker(std::string name, bool cordoned, bool stop_stages, Reply<v1::Worker> reply) {
+  Post([this, name = std::move(name), cordoned, stop_stages, reply = std::move(reply)]() mutable {
+    WorkerEntry* found = nullptr;
+    std::vector<std::string> namesakes;
+    for (auto& [id, worker] : workers_) {
+      if (name == "workers/" + id) {
+        found = &worker;
+        namesakes = {id};
+        break;
+      }
+      if (name != "workers/" + worker.hello.host()) continue;
+      found = &worker;
+      namesakes.push_back(id);
+    }
+    if (found == nullptr) return reply(absl::NotFoundError(absl::StrCat("there is no worker ", name)));
+    if (namesakes.size() > 1) {
+      return reply(absl::FailedPreconditionError(absl::StrCat("several workers are called ", name, "; say which by its id: ", absl::StrJoin(namesakes, ", "))));
+    }
+    cordoned ? (void)cordoned_.insert(found->id) : (void)cordoned_.erase(found->id);
+    records::WorkerRecord record;
+    record.set_worker_id(found->id);
+    record.set_cordoned(cordoned);
+    StoreCommit commit;
+    commit.fence = fence_;
+    cordoned ? commit.puts.push_back({"worker/" + found->id, record.SerializeAsString()}) : commit.deletes.push_back("worker/" + found->id);
+    store_->Commit(std::move(commit), [this, id = found->id, stop_stages, reply = std::move(reply)](absl::StatusOr<int64_t> revision) {
+      Post([this, id, stop_stages, reply, revision] {
+        if (!revision.ok()) return Fatal(revision.status());
+        const auto worker = workers_.find(id);
+        if (worker == workers_.end()) return reply(absl::NotFoundError(absl::StrCat("worker ", id, " is gone")));
+        spdlog::info("worker {} is {}", ShownName(worker->second.hello), stop_stages ? "being drained" : cordoned_.count(id) > 0 ? "cordoned" : "open again");
+        const std::set<std::string> live = state_.live;
+        for (const auto& stage : live) {
+          const auto& ranks = state_.stages.at(stage).attempt->ranks;
+          const bool here = std::any_of(ranks.begin(), ranks.end(), [&](const AttemptRank& rank) { return rank.worker_id == id && !rank.exited; });
+          if (stop_stages && here) Handle(StopRequested{stage, absl::StrCat("worker ", ShownName(worker->second.hello), " is being drained")});
+        }
+        ScheduleSoon();
+        reply(MakeWorkerView(worker->second));
+      });
+    });
+  });
 }
 
 void Coordinator::ListWorkers(v1::ListWorkersRequest request, Reply<v1::ListWorkersResponse> reply) {

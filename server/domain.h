@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,8 +40,9 @@ struct Attempt {
   std::string rendezvous_address;
   absl::Time start;
   double seconds_before = 0;  // of earlier attempts
-  // Being ended: all ranks were told to stop.
+  // Being ended: all ranks were told to stop. graceful: at a checkpoint.
   bool stopping = false;
+  bool graceful = false;
   // Some rank ended as asked although the coordinator had not asked: its worker is leaving. Such an end does not count against max_attempts.
   bool left = false;
   // Was under way when the coordinator started, so its loss is not the stage's fault.
@@ -49,6 +51,7 @@ struct Attempt {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
+// One training run. Jobs whose plans have a stage of the same key share it; its name is that of the job that needed it first.
 struct Stage {
   records::StageRecord record;
   std::vector<v1::EpochResult> epochs;  // epochs[i] is epoch i + 1
@@ -57,6 +60,9 @@ struct Stage {
   // Not durable: newest progress, and what a PENDING stage waits for.
   std::optional<v1::StageProgress> progress;
   std::string waits_for;
+  // Ids of the jobs that it is trained for, and of those that only wait for its trainers to stop. Follow from the jobs' records.
+  std::set<std::string> jobs, leaving;
+  int64_t revision = 0;  // not stored: the newest of its records, when loaded
 };
 
 // What a worker said about a job's data set.
@@ -70,12 +76,20 @@ struct DataAnswer {
 
 struct Job {
   records::JobRecord record;
-  std::vector<Stage> stages;
   std::vector<records::EventRecord> events;  // oldest first; the last one's sequence number is next_event - 1
   int64_t next_event = 1;
   // Not durable: what workers said, by worker id, and what a RESOLVING job waits for.
   std::map<std::string, DataAnswer> data;
   std::string waits_for;
+};
+
+// All that the state machine knows. Pointers to jobs and stages stay valid until these are erased.
+struct State {
+  std::map<std::string, Job> jobs;            // by id
+  std::map<std::string, Stage> stages;        // by name, jobs/ID/stages/NAME
+  std::map<std::string, std::string> by_key;  // stage key -> name
+  std::set<std::string> active_jobs;          // ids of those that have not ended
+  std::set<std::string> live;                 // names of the stages with an attempt
 };
 
 inline bool IsEnded(v1::JobState state) {
@@ -85,8 +99,9 @@ inline bool IsEnded(v1::StageState state) {
   return state == v1::STAGE_STATE_SUCCEEDED || state == v1::STAGE_STATE_FAILED || state == v1::STAGE_STATE_CANCELLED;
 }
 
-// jobs/ID and jobs/ID/stages/NAME.
+// jobs/ID and jobs/ID/stages/NAME. A stage's own name, and what a job calls it.
 std::string JobName(const std::string& job_id);
-std::string StageName(const Job& job, const Stage& stage);
+std::string StageName(const std::string& job_id, const std::string& stage);
+std::string StageName(const Stage& stage);
 
 }  // namespace bitstair::server

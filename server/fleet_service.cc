@@ -73,6 +73,24 @@ grpc::ServerUnaryReactor* FleetService::ListDatasets(grpc::CallbackServerContext
   return reactor;
 }
 
+grpc::ServerUnaryReactor* FleetService::CordonWorker(grpc::CallbackServerContext* context, const v1::CordonWorkerRequest* request, v1::Worker* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->CordonWorker(request->name(), true, false, UnaryReply(reactor, response, metrics_, "CordonWorker"));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* FleetService::UncordonWorker(grpc::CallbackServerContext* context, const v1::UncordonWorkerRequest* request, v1::Worker* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->CordonWorker(request->name(), false, false, UnaryReply(reactor, response, metrics_, "UncordonWorker"));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* FleetService::DrainWorker(grpc::CallbackServerContext* context, const v1::DrainWorkerRequest* request, v1::Worker* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->CordonWorker(request->name(), true, true, UnaryReply(reactor, response, metrics_, "DrainWorker"));
+  return reactor;
+}
+
 grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* FleetService::Connect(grpc::CallbackServerContext*) {
   auto call = std::make_shared<WorkerCall>(coordinator_, metrics_);
   call->Begin();

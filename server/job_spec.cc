@@ -153,6 +153,7 @@ class Resolver {
     if (spec_.data().train_limit() > 0 && spec_.data().train_limit() < spec_.batch_size()) {
       Fault("data.train_limit", absl::StrCat("is ", spec_.data().train_limit(), ", less than one batch (", spec_.batch_size(), ")"));
     }
+    Scheduling();
     Range<int32_t>("max_attempts", spec_.has_max_attempts(), spec_.max_attempts(), 3, 1, 100, &v1::JobSpec::set_max_attempts);
     auto* checkpoint = spec_.mutable_checkpoint();
     checkpoint->set_every_steps(checkpoint->every_steps());
@@ -277,6 +278,24 @@ class Resolver {
       }
     }
   }
+
+  void Scheduling() {
+    if (!spec_.has_share()) spec_.set_share(true);
+    if (!spec_.has_preemptible()) spec_.set_preemptible(true);
+    Choice("priority", spec_.priority(), v1::PRIORITY_CLASS_NORMAL, v1::PriorityClass_IsValid, [&](auto v) { spec_.set_priority(v); });
+    if (!spec_.has_queue()) spec_.set_queue("default");
+    if (!IsLabel(spec_.queue(), 40)) Fault("queue", "must be 1 to 40 characters of A-Z, a-z, 0-9, '-', '_' and '.'");
+    if (spec_.labels().size() > 16) Fault("labels", "has more than 16 entries");
+    std::vector<std::pair<std::string, std::string>> sorted(spec_.labels().begin(), spec_.labels().end());
+    std::sort(sorted.begin(), sorted.end());
+    for (const auto& [key, value] : sorted) {
+      if (!IsLabel(key, 63) || !IsLabel(value, 63)) {
+        Fault(absl::StrCat("labels[\"", Shown(key), "\"]"), "and its value must be 1 to 63 characters of A-Z, a-z, 0-9, '-', '_' and '.'");
+      }
+    }
+  }
+
+  static bool IsLabel(const std::string& text, size_t most) { return !text.empty() && text.size() <= most && AllOf(text, "-._", true); }
 
   static bool IsAbsolutePath(const std::string& path) { return path[0] == '/' && path.size() <= kMaxTextBytes && path.find('\0') == std::string::npos; }
 

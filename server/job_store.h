@@ -15,6 +15,7 @@ namespace bitstair::server {
 // Keys are ordered bytes; values are bitstair.store.v1 messages:
 //   job/ID -> JobRecord        stage/ID/NAME -> StageRecord
 //   epoch/ID/NAME/00000001 -> EpochRecord        event/ID/00000001 -> EventRecord
+//   worker/ID -> WorkerRecord
 struct StoreEntry {
   std::string key;
   std::string value;

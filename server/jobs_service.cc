@@ -145,6 +145,30 @@ grpc::ServerUnaryReactor* JobsService::CancelJob(grpc::CallbackServerContext* co
   return reactor;
 }
 
+grpc::ServerUnaryReactor* JobsService::PauseJob(grpc::CallbackServerContext* context, const v1::PauseJobRequest* request, v1::Job* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->PauseJob(request->name(), UnaryReply(reactor, response, metrics_, "PauseJob"));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* JobsService::ResumeJob(grpc::CallbackServerContext* context, const v1::ResumeJobRequest* request, v1::Job* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->ResumeJob(request->name(), UnaryReply(reactor, response, metrics_, "ResumeJob"));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* JobsService::RetryJob(grpc::CallbackServerContext* context, const v1::RetryJobRequest* request, v1::Job* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->RetryJob(request->name(), UnaryReply(reactor, response, metrics_, "RetryJob"));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* JobsService::PrioritizeJob(grpc::CallbackServerContext* context, const v1::PrioritizeJobRequest* request, v1::Job* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->PrioritizeJob(*request, UnaryReply(reactor, response, metrics_, "PrioritizeJob"));
+  return reactor;
+}
+
 grpc::ServerUnaryReactor* JobsService::ListStages(grpc::CallbackServerContext* context, const v1::ListStagesRequest* request,
                                                   v1::ListStagesResponse* response) {
   auto* reactor = context->DefaultReactor();

@@ -36,7 +36,7 @@ std::vector<SchedulerWorker*> Choose(std::vector<SchedulerWorker*> workers, v1::
 }
 
 Placement Take(const PendingStage& stage, const std::vector<SchedulerWorker*>& workers, v1::SlotKind kind) {
-  Placement placement{stage.job_id, stage.stage, {}, ""};
+  Placement placement{stage.stage, {}, ""};
   for (auto* worker : workers) {
     for (const int slot : SlotsOf(*worker, kind, true)) {
       if (static_cast<int>(placement.ranks.size()) == stage.ranks) return placement;
@@ -64,7 +64,7 @@ Schedule PlaceStages(const std::vector<PendingStage>& pending, std::vector<Sched
   std::sort(workers.begin(), workers.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   std::map<std::pair<std::string, v1::SlotKind>, std::string> claimed;  // (worker, kind) -> the stage that waits for its slots
   for (const auto& stage : pending) {
-    auto& reason = schedule.reasons[{stage.job_id, stage.stage}];
+    auto& reason = schedule.reasons[stage.stage];
     std::vector<SchedulerWorker*> fleet, eligible;
     for (auto& worker : workers) {
       if (!worker.available) continue;
@@ -102,13 +102,13 @@ Schedule PlaceStages(const std::vector<PendingStage>& pending, std::vector<Sched
     if (chosen.empty()) chosen = Choose(open, kind, stage.ranks);
     if (!chosen.empty()) {
       schedule.placements.push_back(Take(stage, chosen, kind));
-      schedule.reasons.erase({stage.job_id, stage.stage});
+      schedule.reasons.erase(stage.stage);
       continue;
     }
     const int free = Count(eligible, kind, true);
     reason = absl::StrCat("waits for ", Slots(stage.ranks), "; ", free, " of ", total, free == 1 ? " is free" : " are free");
     if (ahead != nullptr) absl::StrAppend(&reason, ", after ", *ahead);
-    for (auto* worker : eligible) claimed.emplace(std::make_pair(worker->id, kind), stage.name);
+    for (auto* worker : eligible) claimed.emplace(std::make_pair(worker->id, kind), stage.stage);
   }
   return schedule;
 }

@@ -21,9 +21,7 @@ struct SchedulerWorker {
 };
 
 struct PendingStage {
-  std::string job_id;
-  int stage = 0;
-  std::string name;  // jobs/ID/stages/NAME
+  std::string stage;  // jobs/ID/stages/NAME
   int ranks = 1;
   std::string data;                // how people know the data set: its name or path
   std::set<std::string> eligible;  // workers that offer the data with the job's digest
@@ -31,8 +29,7 @@ struct PendingStage {
 };
 
 struct Placement {
-  std::string job_id;
-  int stage = 0;
+  std::string stage;
   std::vector<records::RankRecord> ranks;
   std::string numeric_profile;  // of rank 0's worker; "mixed" if the workers differ
 };
@@ -40,7 +37,7 @@ struct Placement {
 struct Schedule {
   std::vector<Placement> placements;
   // For each stage that stays pending: what it waits for, for people.
-  std::map<std::pair<std::string, int>, std::string> reasons;
+  std::map<std::string, std::string> reasons;
 };
 
 // `pending` in the order of submission. A gang gets slots of one kind: GPUs if the workers that offer its data have enough of them in all, else CPU slots; of

@@ -211,6 +211,10 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
   return CanonicalJson(document);
 }
 
+std::string SaltedKey(const std::string& key, const std::string& salt) {
+  return salt.empty() ? key : core::Sha256Hex(absl::StrCat("bitstair-salt-v1\n", key, "\n", salt));
+}
+
 std::string StageKey(const v1::StageSpec& stage, const std::string& parent_key) {
   return core::Sha256Hex(absl::StrCat("bitstair-stage-v1\n", StageKeyDocument(stage, parent_key)));
 }

@@ -30,4 +30,7 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
 // 64 hex digits: SHA-256 of "bitstair-stage-v1\n" and the document.
 std::string StageKey(const v1::StageSpec& stage, const std::string& parent_key);
 
+// The key of the same training where it is not to be shared: another one for each salt. Empty: `key` itself.
+std::string SaltedKey(const std::string& key, const std::string& salt);
+
 }  // namespace bitstair::server

@@ -167,6 +167,9 @@ v1::WorkerMessage Agent::Hello() const {
   for (const v1::Slot& slot : options_.slots) *hello.add_slots() = slot;
   for (const std::string& name : datasets_.names()) hello.add_datasets(name);
   hello.set_data_address(options_.data_address);
+  hello.set_hostname(options_.hostname);
+  hello.set_subnet(options_.subnet);
+  hello.mutable_labels()->insert(options_.labels.begin(), options_.labels.end());
   hello.set_metrics_address(options_.metrics_address);
   for (const auto& [key, attempt] : attempts_) {
     v1::RunningAttempt& running = *hello.add_running();

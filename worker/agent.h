@@ -29,6 +29,9 @@ struct AgentOptions {
   std::string coordinator;  // HOST:PORT
   std::string state_dir;    // locked by the caller
   std::string name;
+  std::string hostname;                       // of the machine
+  std::string subnet;                         // of data_address, "10.1.2.0/24"; empty: not known
+  std::map<std::string, std::string> labels;  // what recipes can ask for
   std::vector<v1::Slot> slots;
   std::string numeric_profile;
   std::string data_address;

@@ -1,9 +1,11 @@
 // bitstair-worker: flags, then the agent (worker/agent.h).
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -19,6 +21,7 @@ extern "C" {
 #include <sys/pidfd.h>  // of glibc 2.36: not ready for C++ by itself
 }
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/files/durable_file.h"
 #include "server/daemon/daemon.h"
@@ -58,6 +61,7 @@ struct Flags {
   bool embedded = false;
   std::string trainer;
   bool insecure = false;
+  std::vector<std::string> labels;
   std::string log_level = "info";
 };
 
@@ -65,6 +69,31 @@ std::string DefaultName() {
   char name[256] = "";
   if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "worker";
   return name;
+}
+
+bool IsLabelText(const std::string& text) {
+  return !text.empty() && text.size() <= 63 &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '.'; });
+}
+
+absl::StatusOr<std::map<std::string, std::string>> ParseLabels(const std::vector<std::string>& texts) {
+  std::map<std::string, std::string> labels;
+  for (const std::string& text : texts) {
+    const size_t equals = text.find('=');
+    const std::string key = text.substr(0, equals), value = equals == std::string::npos ? "" : text.substr(equals + 1);
+    if (!IsLabelText(key) || !IsLabelText(value)) {
+      return absl::InvalidArgumentError(absl::StrCat("--label ", text, ": must be KEY=VALUE, each 1 to 63 characters of A-Z, a-z, 0-9, '-', '_' and '.'"));
+    }
+    if (!labels.emplace(key, value).second) return absl::InvalidArgumentError(absl::StrCat("--label ", key, " is given twice"));
+  }
+  return labels;
+}
+
+// The /24 that an IPv4 address lies in, as a guess of what is close to it; empty for names and loopback.
+std::string SubnetOf(const std::string& address) {
+  in_addr parsed{};
+  if (inet_pton(AF_INET, address.c_str(), &parsed) != 1 || address.rfind("127.", 0) == 0) return "";
+  return absl::StrCat(address.substr(0, address.rfind('.')), ".0/24");
 }
 
 std::string DefaultTrainer() {
@@ -125,6 +154,8 @@ int Run(Flags flags) {
   if (const absl::Status status = CheckAddresses(flags, &metrics_listen); !status.ok()) return Fail(status);
   absl::StatusOr<DatasetOptions> datasets = ParseData(flags);
   if (!datasets.ok()) return Fail(datasets.status());
+  absl::StatusOr<std::map<std::string, std::string>> labels = ParseLabels(flags.labels);
+  if (!labels.ok()) return Fail(labels.status());
   if (flags.trainer.empty()) flags.trainer = DefaultTrainer();
   if (access(flags.trainer.c_str(), X_OK) != 0) {
     return Fail(absl::NotFoundError(absl::StrCat("cannot run the trainer program ", flags.trainer, ": ", std::string(strerror(errno)), " (see --trainer)")));
@@ -146,6 +177,9 @@ int Run(Flags flags) {
   options.slots = devices.slots;
   options.numeric_profile = devices.numeric_profile;
   options.data_address = flags.data_address;
+  options.labels = *std::move(labels);
+  options.hostname = DefaultName();
+  options.subnet = SubnetOf(flags.data_address);
   options.metrics_address = *metrics_address;
   options.trainer_program = fs::absolute(flags.trainer).string();
   options.log_level = flags.log_level;
@@ -208,6 +242,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1024));
   app.add_option("--data", flags.data, "Offer a data set by name; may be repeated")->type_name("NAME=PATH");
   app.add_option("--data-root", flags.data_roots, "Allow recipes to name folders inside this one; may be repeated")->type_name("PATH");
+  app.add_option("--label", flags.labels, "What recipes can ask for (labels: {gpu: h100}); may be repeated")->type_name("KEY=VALUE");
   app.add_option("--data-address", flags.data_address, "Local address that trainers use among themselves")->type_name("ADDRESS")->capture_default_str();
   app.add_option("--metrics-listen", flags.metrics_listen, "Where /metrics is served")->type_name("HOST:PORT")->capture_default_str();
   app.add_option("--ready-fd", flags.ready_fd, "Write one line of JSON to this descriptor once running")->type_name("N")->check(CLI::Range(0, 65535));

@@ -79,6 +79,9 @@ void AddRecipe(CLI::App& command, RecipeArguments& arguments) {
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command.add_flag_callback(
+      "--no-share", [&arguments] { arguments.sets.push_back("share=false"); },
+      "Train every stage anew, also those that other jobs have trained or are training");
 }
 
 absl::StatusOr<CheckedRecipe> LoadRecipe(const RecipeArguments& arguments, bool data_is_here) {

@@ -19,6 +19,7 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kWrongUsage = 2, kUnreachable = 3,
 
 // Adds a command to `app`; when it has run, `exit_code` holds its status.
 void RegisterCancel(CLI::App& app, int& exit_code);
+void RegisterChanges(CLI::App& app, int& exit_code);  // pause, resume, retry, prioritize, cordon, uncordon, drain
 void RegisterDescribe(CLI::App& app, int& exit_code);
 void RegisterEvaluate(CLI::App& app, int& exit_code);
 void RegisterHealth(CLI::App& app, int& exit_code);

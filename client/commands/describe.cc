@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "client/commands/command.h"
 #include "client/json.h"
 #include "client/table.h"
@@ -19,6 +20,15 @@ struct DescribeArguments {
   bool layers = false;
 };
 
+// "jobs/a/stages/W4A4" -> "a/W4A4"
+std::string TrainingOf(const v1::Stage& stage) {
+  if (stage.sharing() == v1::STAGE_SHARING_REUSED || stage.sharing() == v1::STAGE_SHARING_JOINED) {
+    const std::vector<std::string> parts = absl::StrSplit(stage.shared_with(), '/');
+    if (parts.size() == 4) return absl::StrCat(parts[1], "/", parts[3]);
+  }
+  return stage.waiting_jobs() > 1 ? absl::StrCat("this and ", stage.waiting_jobs() - 1, " more") : "-";
+}
+
 std::string StageTable(const v1::Job& job) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::Stage& stage : job.stages()) {
@@ -27,11 +37,12 @@ std::string StageTable(const v1::Job& job) {
       absl::StrAppend(&where, where.empty() ? "" : ", ", ShortName(rank.worker()), rank.pid() > 0 ? absl::StrCat(" (pid ", rank.pid(), ")") : "");
     }
     rows.push_back({ShortName(stage.name()), StateWord(stage.state()), absl::StrCat(stage.epochs_size(), "/", stage.spec().epochs()),
-                    absl::StrCat(stage.attempts()), absl::StrCat(stage.generation()), stage.key().substr(0, 12), where.empty() ? "-" : where, stage.reason()});
+                    absl::StrCat(stage.attempts()), absl::StrCat(stage.generation()), stage.key().substr(0, 12), TrainingOf(stage), where.empty() ? "-" : where,
+                    stage.reason()});
   }
   using enum Align;
-  return Table({"stage", "state", "epochs", "attempts", "generation", "key", "ranks on", "reason"}, {kLeft, kLeft, kRight, kRight, kRight, kLeft, kLeft, kLeft},
-               rows);
+  return Table({"stage", "state", "epochs", "attempts", "generation", "key", "training of", "ranks on", "reason"},
+               {kLeft, kLeft, kRight, kRight, kRight, kLeft, kLeft, kLeft, kLeft}, rows);
 }
 
 std::string EventTable(const std::vector<v1::Event>& events) {
@@ -112,6 +123,10 @@ int RunDescribe(const DescribeArguments& arguments) {
   std::string out =
       absl::StrCat("job      ", ShortName(job->name()), "\nstate    ", StateWord(job->state()), job->reason().empty() ? "" : ": ", job->reason(), "\nnetwork  ",
                    job->spec().network(), "\ndata     ", job->spec().data().name(), job->spec().data().path(), "\nranks    ", job->spec().ranks(), "\n");
+  const Shared shared = CountShared(*job);
+  if (shared.stages > 0) {
+    absl::StrAppend(&out, "shared   ", shared.stages, " of ", job->stages_size(), " stages, ", Duration(shared.slot_seconds), " of slot time saved\n");
+  }
   absl::StrAppend(&out, "\n", StageTable(*job), "\n", ResultTable(*job), "\n", EventTable(*events), LayerTables(metrics));
   Print(Harmless(out));
   return kDone;

@@ -1,4 +1,5 @@
 // bitstair workers: the fleet.
+#include <algorithm>
 #include <memory>
 #include <set>
 
@@ -37,13 +38,16 @@ int RunWorkers(const WorkersArguments& arguments) {
     for (const v1::Slot& slot : worker.slots()) kinds.insert(EnumText(*v1::SlotKind_descriptor(), slot.kind()));
     std::vector<std::string> datasets;
     for (const v1::Dataset& dataset : worker.datasets()) datasets.push_back(dataset.name());
-    rows.push_back({ShortName(worker.name()), EnumText(*v1::WorkerState_descriptor(), worker.state()), absl::StrJoin(kinds, ","),
-                    absl::StrCat(worker.free_slots(), "/", worker.slots_size()), absl::StrJoin(datasets, ","), worker.host(), worker.version(),
-                    worker.numeric_profile()});
+    std::vector<std::string> labels;
+    for (const auto& [key, value] : worker.labels()) labels.push_back(absl::StrCat(key, "=", value));
+    std::sort(labels.begin(), labels.end());
+    rows.push_back({ShortName(worker.name()), absl::StrCat(EnumText(*v1::WorkerState_descriptor(), worker.state()), worker.cordoned() ? ", cordoned" : ""),
+                    absl::StrJoin(kinds, ","), absl::StrCat(worker.free_slots(), "/", worker.slots_size()), absl::StrJoin(datasets, ","),
+                    labels.empty() ? "-" : absl::StrJoin(labels, ","), worker.host(), worker.version(), worker.numeric_profile()});
   }
   using enum Align;
-  Print(Table({"worker", "state", "slots", "free", "data sets", "host", "version", "numeric profile"},
-              {kLeft, kLeft, kLeft, kRight, kLeft, kLeft, kLeft, kLeft}, rows));
+  Print(Table({"worker", "state", "slots", "free", "data sets", "labels", "host", "version", "numeric profile"},
+              {kLeft, kLeft, kLeft, kRight, kLeft, kLeft, kLeft, kLeft, kLeft}, rows));
   return kDone;
 }
 

@@ -83,7 +83,7 @@ class CommandLineTest : public testing::Test {
 };
 
 TEST_F(CommandLineTest, EveryCommandHasHelpWithExamples) {
-  for (const char* command : {"run", "submit", "list", "describe", "watch", "logs", "cancel", "workers", "validate", "plan", "health"}) {
+  for (const char* command : {"run", "submit", "list", "describe", "watch", "logs", "cancel", "pause", "resume", "retry", "prioritize", "cordon", "uncordon", "drain", "workers", "validate", "plan", "health"}) {
     const Outcome outcome = Run({command, "--help"});
     EXPECT_EQ(outcome.status, 0) << command;
     EXPECT_THAT(outcome.out, AllOf(HasSubstr("Examples:"), HasSubstr(std::string("bitstair ") + command))) << command;
@@ -100,6 +100,10 @@ TEST_F(CommandLineTest, WrongUsageIsTwoWithAMessageOnStderr) {
                                                        {"describe"},
                                                        {"describe", "a b"},
                                                        {"describe", "../x"},
+                                                       {"pause"},
+                                                       {"prioritize", "x"},
+                                                       {"prioritize", "x", "--priority", "highest"},
+                                                       {"drain"},
                                                        {"list", "--nonsense"},
                                                        {"list", "--output", "xml"},
                                                        {"list", "--limit", "x"},

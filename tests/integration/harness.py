@@ -94,8 +94,8 @@ class Case(unittest.TestCase):
                 print(f'--- {log}\n{log.read_text(errors="replace")[-3000:]}')
         subprocess.run(['rm', '-rf', str(self.folder)], check=True)
 
-    def server(self, *arguments, name='server'):
-        daemon = Daemon('bitstair-server', ['--listen', '127.0.0.1:0', '--metrics-listen', '127.0.0.1:0', '--state-dir', str(self.folder / name), *arguments],
+    def server(self, *arguments, name='server', listen='127.0.0.1:0'):
+        daemon = Daemon('bitstair-server', ['--listen', listen, '--metrics-listen', '127.0.0.1:0', '--state-dir', str(self.folder / name), *arguments],
                         self.env, self.folder / f'{name}.log')
         self.daemons.append(daemon)
         self.env['BITSTAIR_COORDINATOR'] = daemon.ready['address']

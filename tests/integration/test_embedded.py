@@ -30,9 +30,13 @@ class EmbeddedTest(harness.Case):
             self.assertGreater(stage['top1'], 60.0)
         self.assertNotIn('\x1b', done.stderr, 'no control characters off a terminal')
         self.assert_nothing_runs()
-        # The same recipe again is a new job with the same bits.
+        # The same recipe again is a new job that takes over what there is; trained anew it has the same bits.
         again = json.loads(self.cli('run', SMOKE, '--output', 'json').stdout)
+        self.assertEqual([stage['sharing'] for stage in again['stages']], ['reused'] * 3)
         self.assertEqual(harness.digests(again), harness.digests(result))
+        anew = json.loads(self.cli('run', SMOKE, '--no-share', '--output', 'json').stdout)
+        self.assertEqual([stage['sharing'] for stage in anew['stages']], ['none'] * 3)
+        self.assertEqual(harness.digests(anew), harness.digests(result))
 
     def test_interrupt_checkpoints_and_the_same_command_goes_on(self):
         undisturbed = json.loads(self.cli('run', SMOKE, '--output', 'json', '--state-dir', self.folder / 'other').stdout)

@@ -66,7 +66,7 @@ class RecoveryTest(harness.Case):
         self.server()
         self.worker()
         for cadence in (('checkpoint.every_steps=1',), ('checkpoint.every_steps=7',), ('checkpoint.every_epoch=false',)):
-            job = self.submit(SMOKE, *[part for setting in cadence for part in ('--set', setting)])
+            job = self.submit(SMOKE, '--no-share', *[part for setting in cadence for part in ('--set', setting)])
             self.assertEqual(harness.digests(self.wait_state(job, 'SUCCEEDED')), want, cadence)
 
     def test_three_failures_end_the_job_with_the_last_log_lines(self):

@@ -268,7 +268,11 @@ TEST_F(CoordinatorFailureTest, GoodbyeOfTheCoordinatorWaitsForTheWorkersAndCount
 
 TEST_F(CoordinatorFailureTest, ManyJobsRunOneAfterTheOtherInOrder) {
   std::vector<std::string> names;
-  for (int i = 0; i < 20; ++i) names.push_back(Create(OneStageSpec(2, 1)).name());
+  for (int i = 0; i < 20; ++i) {
+    v1::JobSpec spec = OneStageSpec(2, 1);
+    spec.set_seed(100 + i);  // else they would be one stage
+    names.push_back(Create(spec).name());
+  }
   ScriptedWorker worker(server_->fleet.get(), {});
   const std::string sha256 = server_->Upload("same for all");
   for (const auto& name : names) {

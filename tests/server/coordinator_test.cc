@@ -321,7 +321,9 @@ TEST_F(CoordinatorTest, CancelStopsTheTrainers) {
   for (int rank : {0, 1}) worker.Exit(assign.attempt(), rank, v1::EXIT_CAUSE_STOPPED);
   const v1::Job cancelled = server_.WaitForState(job.name(), v1::JOB_STATE_CANCELLED);
   for (const auto& stage : cancelled.stages()) EXPECT_EQ(stage.state(), v1::STAGE_STATE_CANCELLED);
-  const v1::Job waiting = CreateOk(SmallSpec());
+  v1::JobSpec another = SmallSpec();
+  another.set_seed(2);
+  const v1::Job waiting = CreateOk(another);
   const v1::AssignAttempt next = worker.ExpectAssign();
   EXPECT_THAT(next.attempt().stage(), HasSubstr(waiting.name())) << "the slots are free again";
 }

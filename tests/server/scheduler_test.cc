@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace bitstair::server {
 namespace {
@@ -23,17 +24,17 @@ SchedulerWorker Worker(const std::string& id, int cpu, int gpu = 0, std::set<int
 }
 
 PendingStage Stage(const std::string& job, int ranks, std::set<std::string> eligible) {
-  return {job, 0, "jobs/" + job + "/stages/W4A4", ranks, "mnist", std::move(eligible), ""};
+  return {"jobs/" + job + "/stages/W4A4", ranks, "mnist", std::move(eligible), ""};
 }
 
 std::string Show(const Placement& placement) {
-  std::string text = placement.job_id + ":";
+  std::string text = absl::StrCat(absl::StripSuffix(absl::StripPrefix(placement.stage, "jobs/"), "/stages/W4A4"), ":");
   for (const auto& rank : placement.ranks) absl::StrAppend(&text, " ", rank.rank(), "=", rank.worker_id(), "/", rank.slot());
   return text;
 }
 
 std::string ReasonOf(const Schedule& schedule, const std::string& job) {
-  const auto found = schedule.reasons.find({job, 0});
+  const auto found = schedule.reasons.find("jobs/" + job + "/stages/W4A4");
   return found == schedule.reasons.end() ? "" : found->second;
 }
 
@@ -81,7 +82,7 @@ TEST(SchedulerTest, FirstComeFirstServedAlsoForALargeGang) {
 TEST(SchedulerTest, AStageThatCanNeverRunHoldsUpNobody) {
   const auto schedule = PlaceStages({Stage("huge", 9, {"a"}), Stage("small", 1, {"a"})}, {Worker("a", 2)});
   ASSERT_EQ(schedule.placements.size(), 1u);
-  EXPECT_EQ(schedule.placements[0].job_id, "small");
+  EXPECT_EQ(schedule.placements[0].stage, "jobs/small/stages/W4A4");
 }
 
 TEST(SchedulerTest, OtherWorkersStayOpenWhileOneIsWaitedFor) {
