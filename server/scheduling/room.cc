@@ -34,7 +34,7 @@ void Round::Block(int stage, const Shape& shape) {
     auto& no_room = shapes_[state_.stages[stage].shape].no_room;
     std::fill(no_room.begin(), no_room.begin() + static_cast<int>(priority) + 1, true);
   }
-  if (state_.config.backfill && !PoolHasHead(shape)) ReserveEarliest(stage, shape);
+  if (state_.config.backfill && !JoinPool(shape)) ReserveEarliest(stage, shape);
 }
 
 Round::Regions Round::FreeRegions(const Shape& shape) const {
@@ -217,12 +217,16 @@ void Round::Ask(int asked, int beneficiary, int resize_to) {
   }
 }
 
-// Stages that have no worker in common do not stand in each other's way, and each such pool has a head of its own.
-bool Round::PoolHasHead(const Shape& shape) const {
-  return std::any_of(state_.heads.begin(), state_.heads.end(), [&](const Head& head) {
-    return head.kind == shape.kind && std::any_of(shape.workers.begin(), shape.workers.end(),
-                                                  [&](int worker) { return worker < static_cast<int>(head.workers.size()) && head.workers[worker] != 0; });
-  });
+// Stages that have no worker in common do not stand in each other's way, and each such pool has a head of its own. What a stage without reservation waits for
+// belongs to the pool from then on: a later head there could be overtaken by it.
+bool Round::JoinPool(const Shape& shape) {
+  for (Head& head : state_.heads) {
+    head.workers.resize(std::max(head.workers.size(), shape.eligible.size()));
+    if (head.kind != shape.kind || std::none_of(shape.workers.begin(), shape.workers.end(), [&](int worker) { return head.workers[worker] != 0; })) continue;
+    for (const int worker : shape.workers) head.workers[worker] = 1;
+    return true;
+  }
+  return false;
 }
 
 // The earliest time at which enough slots are expected to be free, and slots that will be by then. Since it is the earliest, nothing that starts later on other

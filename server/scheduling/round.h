@@ -75,7 +75,8 @@ class Round {
   // Of the regions in which enough givers are found, the one that needs the fewest; null: none.
   static const Region* Cheapest(const Regions& regions, int least, std::vector<Region::Giver>& givers);
   void Ask(int asked, int beneficiary, int resize_to);
-  bool PoolHasHead(const Shape& shape) const;
+  // False: the stage is the first one that waits for any of these workers.
+  bool JoinPool(const Shape& shape);
   void ReserveEarliest(int stage, const Shape& shape);
   void AddHead(int stage, const Shape& shape, absl::Time start);
   void Grow();

@@ -231,4 +231,9 @@ double Scheduler::SlotsOf(const std::string& queue) const {
   return number < 0 ? 0 : state_.queues.slots(number);
 }
 
+int Scheduler::JobsOf(const std::string& queue) const {
+  const int number = state_.queues.Find(queue);
+  return number < 0 ? 0 : state_.queues.jobs(number);
+}
+
 }  // namespace bitstair::server::scheduling

@@ -57,8 +57,9 @@ class Scheduler {
   // Number of stages that are known and do not run; of stages that run.
   int pending() const { return state_.pending; }
   int running() const { return static_cast<int>(state_.index.size()) - state_.pending; }
-  // The slots that count against the queue's quota at present. A stage with waiters of several queues counts in each with its part.
+  // What counts against the queue's quotas at present. A stage with waiters of several queues counts in each with its part.
   double SlotsOf(const std::string& queue) const;
+  int JobsOf(const std::string& queue) const;
 
  private:
   State state_;

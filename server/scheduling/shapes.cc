@@ -102,8 +102,9 @@ void Shapes::WorkerChanged(const Fleet& fleet, int worker) {
     const auto at = std::find(shape.candidates.begin(), shape.candidates.end(), worker);
     if (at == shape.candidates.end() && !qualifies) continue;
     shape.stale = true;
-    if (at != shape.candidates.end() && !qualifies) shape.candidates.erase(at);
-    if (at == shape.candidates.end()) {
+    if (!qualifies) {
+      shape.candidates.erase(at);
+    } else if (at == shape.candidates.end()) {
       const auto before = std::lower_bound(shape.candidates.begin(), shape.candidates.end(), changed.info.id,
                                            [&](int other, const std::string& id) { return fleet.worker(other).info.id < id; });
       shape.candidates.insert(before, worker);
