@@ -223,11 +223,13 @@ class History {
 
   void Apply(const Decision& decision) {
     for (const std::string& text : Shown(decision)) log_.push_back(text);
+    for (const Preemption& preemption : decision.preemptions) made_room_for_[preemption.key] = preemption.makes_room_for;
     for (const Placement& placement : decision.placements) {
       ASSERT_EQ(running_.count(placement.key), 0u) << placement.key << " runs twice";
       ASSERT_EQ(pending_.count(placement.key), 1u) << placement.key << " was cancelled";
       const StageRequest request = pending_.at(placement.key);
       ASSERT_NO_FATAL_FAILURE(CheckGang(request, placement));
+      ASSERT_NO_FATAL_FAILURE(CheckYields(placement.key));
       const absl::Time end = now_ + request.expected_duration.value_or(absl::Minutes(30));
       std::map<std::string, std::pair<double, int>> before;
       for (const auto& [queue, limits] : limits_) before[queue] = {scheduler_.SlotsOf(queue), scheduler_.JobsOf(queue)};
@@ -241,6 +243,18 @@ class History {
         ASSERT_TRUE(scheduler_.JobsOf(queue) <= jobs || !limits.max_jobs || scheduler_.JobsOf(queue) <= *limits.max_jobs) << "jobs of " << queue;
       }
     }
+  }
+
+  // A stage that made room for another does not start before it, unless the other could not start anyway.
+  void CheckYields(const std::string& key) {
+    const auto made_room = made_room_for_.find(key);
+    if (made_room == made_room_for_.end()) return;
+    if (pending_.count(made_room->second) > 0) {
+      const std::string why = scheduler_.Explain(made_room->second, now_)->sentence;
+      ASSERT_EQ(why.find(" free"), std::string::npos) << key << " goes before " << made_room->second << ", which " << why;
+      ASSERT_EQ(why.find("waits behind"), std::string::npos) << key << " goes before " << made_room->second << ", which " << why;
+    }
+    made_room_for_.erase(made_room);
   }
 
   void CheckGang(const StageRequest& request, const Placement& placement) {
@@ -345,6 +359,7 @@ class History {
   std::map<std::string, StageRequest> pending_;
   std::map<std::string, Running> running_;
   std::map<std::string, QueueLimits> limits_;
+  std::map<std::string, std::string> made_room_for_;
   std::vector<std::string> log_;
   int next_stage_ = 0, next_job_ = 0;
 };
