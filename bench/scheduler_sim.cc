@@ -298,7 +298,7 @@ int main(int argc, char** argv) {
   CLI::App app("Simulates the scheduler: a day of arrivals three times over, and sweeps with and without sharing.");
   uint64_t seed = 1;
   int workers = 1000;
-  double load = 1.2;
+  double load = 2.5;
   app.add_option("--seed", seed, "of the workload");
   app.add_option("--workers", workers, "with 8 slots each")->check(CLI::PositiveNumber);
   app.add_option("--load", load, "work that arrives on the day / what the fleet can do in a day")->check(CLI::PositiveNumber);

@@ -130,7 +130,7 @@ Experiment RandomExperiment(Random& random, int number) {
     stage.memory_bytes = memory < 0.6 ? 0 : memory < 0.85 ? 12 * kGiB : memory < 0.95 ? 24 * kGiB : 60 * kGiB;
   }
   experiment.content = absl::StrCat("experiment ", number);
-  experiment.epoch_seconds = std::min(360 * std::exp(0.7 * random.Normal()), 3600.0);
+  experiment.epoch_seconds = std::min(720 * std::exp(0.7 * random.Normal()), 7200.0);
   experiment.estimated = random.Chance(0.8);
   experiment.estimate_factor = std::exp(0.15 * random.Normal());
   return experiment;

@@ -20,6 +20,7 @@ int Fleet::Upsert(const WorkerInfo& info) {
     if (unused_.empty()) {
       found->second = size();
       workers_.emplace_back();
+      for (auto& free : free_) free.push_back(0);
     } else {
       found->second = unused_.back();
       unused_.pop_back();
@@ -34,7 +35,7 @@ int Fleet::Upsert(const WorkerInfo& info) {
   worker.subnet = NumberOf(subnets_, info.subnet);
   worker.profile = NumberOf(profiles_, info.numeric_profile);
   usable_ += worker.usable() ? 1 : 0;
-  Rebuild(worker);
+  Rebuild(found->second);
   return found->second;
 }
 
@@ -46,7 +47,7 @@ int Fleet::Remove(const std::string& id) {
   usable_ -= worker.usable() ? 1 : 0;
   worker.known = false;
   worker.info = WorkerInfo{id};
-  Rebuild(worker);
+  Rebuild(index);
   if (worker.holds.empty()) Drop(index);
   return index;
 }
@@ -57,9 +58,11 @@ void Fleet::Drop(int index) {
   unused_.push_back(index);
 }
 
-void Fleet::Rebuild(FleetWorker& worker) {
+void Fleet::Rebuild(int index) {
+  FleetWorker& worker = workers_[index];
   worker.slots.clear();
-  worker.total = worker.free = {};
+  worker.total = {};
+  for (auto& free : free_) free[index] = 0;
   worker.least_memory.fill(std::numeric_limits<int64_t>::max());
   for (const Slot& slot : worker.info.slots) worker.slots.push_back({slot});
   std::sort(worker.slots.begin(), worker.slots.end(), [](const auto& a, const auto& b) { return a.slot.index < b.slot.index; });
@@ -72,7 +75,7 @@ void Fleet::Rebuild(FleetWorker& worker) {
       state.free_at = hold->second.until;
       state.held_since = hold->second.since;
     }
-    if (state.free_at == absl::InfinitePast()) ++worker.free[kind];
+    if (state.free_at == absl::InfinitePast()) ++free_[kind][index];
   }
 }
 
@@ -91,19 +94,19 @@ int Fleet::Hold(const std::string& worker_id, int slot_index, absl::Time since, 
   }
   FleetWorker& worker = workers_[found->second];
   worker.holds[slot_index] = {since, until};
-  Rebuild(worker);
+  Rebuild(found->second);
   return found->second;
 }
 
 void Fleet::SetTimes(int worker, int slot_index, absl::Time since, absl::Time until) {
   workers_[worker].holds[slot_index] = {since, until};
-  Rebuild(workers_[worker]);
+  Rebuild(worker);
 }
 
 void Fleet::Release(int index, int slot_index) {
   FleetWorker& worker = workers_[index];
   worker.holds.erase(slot_index);
-  Rebuild(worker);
+  Rebuild(index);
   if (!worker.known && worker.holds.empty()) Drop(index);
 }
 
@@ -119,12 +122,11 @@ int Fleet::PositionOf(int index, int slot_index) const {
 }
 
 int Fleet::Count(int index, const SlotFilter& filter) const {
-  const FleetWorker& worker = workers_[index];
   const auto kind = static_cast<size_t>(filter.kind);
-  if (filter.free_by == absl::InfinitePast()) {
-    if (worker.free[kind] == 0) return 0;
-    if (worker.reserved == 0 && filter.memory_bytes <= worker.least_memory[kind]) return worker.free[kind];
-  }
+  const bool free_only = filter.free_by == absl::InfinitePast();
+  if (free_only && free_[kind][index] == 0) return 0;
+  const FleetWorker& worker = workers_[index];
+  if (free_only && worker.reserved == 0 && filter.memory_bytes <= worker.least_memory[kind]) return free_[kind][index];
   return static_cast<int>(std::count_if(worker.slots.begin(), worker.slots.end(), [&](const SlotState& state) { return filter.Matches(state); }));
 }
 
@@ -136,11 +138,10 @@ int Fleet::Capacity(int index, const SlotFilter& filter) const {
 }
 
 void Fleet::Take(SlotRef ref, absl::Time since, absl::Time until) {
-  FleetWorker& worker = workers_[ref.worker];
-  SlotState& state = worker.slots[ref.position];
+  SlotState& state = workers_[ref.worker].slots[ref.position];
   state.free_at = until;
   state.held_since = since;
-  --worker.free[static_cast<size_t>(state.slot.kind)];
+  --free_[static_cast<size_t>(state.slot.kind)][ref.worker];
   taken_.push_back(ref);
 }
 
@@ -153,10 +154,9 @@ void Fleet::Reserve(SlotRef ref, absl::Time from) {
 
 void Fleet::Undo() {
   for (const SlotRef ref : taken_) {
-    FleetWorker& worker = workers_[ref.worker];
-    SlotState& state = worker.slots[ref.position];
+    SlotState& state = workers_[ref.worker].slots[ref.position];
     state.free_at = state.held_since = absl::InfinitePast();
-    ++worker.free[static_cast<size_t>(state.slot.kind)];
+    ++free_[static_cast<size_t>(state.slot.kind)][ref.worker];
   }
   for (const SlotRef ref : reserved_) {
     workers_[ref.worker].slots[ref.position].reserved_from = absl::InfiniteFuture();

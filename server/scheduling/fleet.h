@@ -49,8 +49,8 @@ struct FleetWorker {
     absl::Time since, until;
   };
   std::map<int, Hold> holds;  // by slot index
-  // By kind: slots in all, free ones, and the smallest memory of one (so that most questions need no look at single slots).
-  std::array<int, 2> total{}, free{};
+  // By kind: slots in all, and the smallest memory of one (so that most questions need no look at single slots).
+  std::array<int, 2> total{};
   std::array<int64_t, 2> least_memory{};
   int reserved = 0;  // slots reserved in this decision
 
@@ -92,10 +92,11 @@ class Fleet {
   void Undo();
 
  private:
-  void Rebuild(FleetWorker& worker);
+  void Rebuild(int index);
   void Drop(int index);
 
   std::vector<FleetWorker> workers_;
+  std::array<std::vector<int>, 2> free_;  // free slots by kind and worker, close together: a decision asks for them all the time
   std::map<std::string, int> index_;
   std::vector<int> unused_;
   std::map<std::string, int> hosts_, subnets_, profiles_;

@@ -25,16 +25,17 @@ int Largest(const Shape& shape, int most) {
 
 void Round::Block(int stage, const Shape& shape) {
   const auto priority = static_cast<size_t>(state_.stages[stage].priority);
-  if (state_.makes_way.count(state_.stages[stage].request.key) > 0) {
+  ShapeRound& known = shapes_[state_.stages[stage].shape];
+  if (state_.stages[stage].asked > 0) {
     // Nobody else is asked before those that were asked have ended.
     if (ReserveOwn(stage, shape)) return;
-  } else if (!shapes_[state_.stages[stage].shape].no_room[priority]) {
+  } else if (!known.no_room[priority]) {
     if (MakeRoom(stage, shape)) return;
     // Whom a class cannot ask, a lower one cannot ask either.
-    auto& no_room = shapes_[state_.stages[stage].shape].no_room;
-    std::fill(no_room.begin(), no_room.begin() + static_cast<int>(priority) + 1, true);
+    std::fill(known.no_room.begin(), known.no_room.begin() + static_cast<int>(priority) + 1, true);
   }
-  if (state_.config.backfill && !JoinPool(shape)) ReserveEarliest(stage, shape);
+  if (state_.config.backfill && !known.joined && !JoinPool(shape)) ReserveEarliest(stage, shape);
+  known.joined = true;
 }
 
 Round::Regions Round::FreeRegions(const Shape& shape) const {
@@ -95,11 +96,17 @@ bool Round::AskElastic(int stage, const Shape& shape) {
   const Priority priority = state_.stages[stage].priority;
   Regions regions;
   bool any = false;
-  for (const int other : state_.elastic) {
+  if (!donors_) {
+    donors_.emplace();
+    for (const int other : state_.elastic) {
+      const StageState& running = state_.stages[other];
+      const int surplus = static_cast<int>(running.held.size()) - state_.shapes.Refresh(state_.fleet, running.shape).allowed_ranks.back();
+      if (!running.stopping && surplus > 0) donors_->push_back({other, surplus});
+    }
+  }
+  for (const auto& [other, surplus] : *donors_) {
     const StageState& running = state_.stages[other];
-    const Shape& its_shape = state_.shapes.Refresh(state_.fleet, running.shape);
-    const int surplus = static_cast<int>(running.held.size()) - its_shape.allowed_ranks.back();
-    if (running.stopping || surplus <= 0 || running.priority > priority) continue;
+    if (running.stopping || running.priority > priority) continue;
     if (running.priority == priority && now_ < running.start + state_.config.resize_interval) {
       decision_.wake_at = std::min(decision_.wake_at, running.start + state_.config.resize_interval);
       continue;
@@ -131,12 +138,12 @@ bool Round::AskElastic(int stage, const Shape& shape) {
 
 // Preemptible stages of lower classes end at a checkpoint.
 bool Round::AskPreemptible(int stage, const Shape& shape) {
+  if (!MayPreempt(state_.stages[stage].priority, shape)) return false;
   Regions regions;
   bool any = false;
   for (size_t lower = 0; lower < static_cast<size_t>(state_.stages[stage].priority); ++lower) {
     for (const int other : state_.preemptible[lower]) {
       const StageState& running = state_.stages[other];
-      if (running.stopping) continue;
       std::map<int, std::vector<SlotRef>> slots;
       Collect(running, shape, static_cast<int>(running.held.size()), slots);
       for (auto& [region, refs] : slots) regions[region].givers.push_back({other, running.priority, running.start, std::move(refs)});
@@ -158,6 +165,17 @@ bool Round::AskPreemptible(int stage, const Shape& shape) {
   for (const SlotRef ref : slots) state_.fleet.Reserve(ref, absl::InfinitePast());
   AddHead(stage, shape, absl::InfiniteFuture());
   return true;
+}
+
+bool Round::MayPreempt(Priority priority, const Shape& shape) const {
+  int slots = 0, given = 0;
+  for (size_t lower = 0; lower < static_cast<size_t>(priority); ++lower) {
+    const auto& by_worker = state_.preemptible_slots[lower];
+    for (const int worker : shape.workers) given += worker < static_cast<int>(by_worker.size()) ? by_worker[worker] : 0;
+  }
+  if (given == 0) return false;
+  for (const int worker : shape.workers) slots += state_.fleet.Count(worker, shape.Filter());
+  return slots + given >= shape.allowed_ranks.back();
 }
 
 const Round::Region* Round::Cheapest(const Regions& regions, int least, std::vector<Region::Giver>& givers) {
@@ -206,10 +224,12 @@ void Round::Ask(int asked, int beneficiary, int resize_to) {
   StageState& running = state_.stages[asked];
   const std::string& key = state_.stages[beneficiary].request.key;
   running.stopping = true;
+  RemovePreemptible(state_, asked);
   running.stopping_for = key;
   running.resize_to = resize_to;
   state_.yields_to[running.request.key] = key;
   state_.makes_way[key].insert(running.request.key);
+  ++state_.stages[beneficiary].asked;
   if (resize_to > 0) {
     decision_.resizes.push_back({running.request.key, resize_to, key});
   } else {
@@ -297,6 +317,7 @@ void Round::Grow() {
   for (const int stage : state_.elastic) {
     if (state_.stages[stage].stopping || !GrowOne(stage)) continue;
     state_.stages[stage].stopping = true;
+    RemovePreemptible(state_, stage);
     decision_.resizes.push_back({state_.stages[stage].request.key, state_.stages[stage].resize_to, ""});
   }
 }

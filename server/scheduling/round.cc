@@ -21,21 +21,24 @@ Round::Round(State& state, absl::Time now) : state_(state), now_(now) {
   }
   if (!state_.delayed.empty()) decision_.wake_at = state_.delayed.begin()->first;
   shapes_.resize(state_.shapes.size());
+  for (const auto& [key, others] : state_.makes_way) shapes_[state_.stages[state_.Find(key)].shape].asked = true;
 }
 
 Decision Round::Run() {
   heap_.reserve(state_.backlog.lines().size());
-  for (const auto& [key, line] : state_.backlog.lines()) Push(key, &line, line.begin());
+  for (const auto& [key, line] : state_.backlog.lines()) heap_.push_back(At(key, &line, line.begin()));
+  std::make_heap(heap_.begin(), heap_.end(), Later);
   while (!heap_.empty()) {
     std::pop_heap(heap_.begin(), heap_.end(), Later);
     const Candidate candidate = heap_.back();
     heap_.pop_back();
+    if (KnownToFail(candidate.key)) continue;
     // Its queue was charged meanwhile. Shares only grow within a decision, so whoever is first with its share up to date is first.
     if (candidate.version != state_.queues.version(candidate.key.queue)) {
-      Push(candidate.key, candidate.line, candidate.entry);
+      Push(candidate);
       continue;
     }
-    const Outcome outcome = Consider(candidate.entry->stage);
+    const Outcome outcome = KnownToFail(candidate.entry->stage) ? state_.stages[candidate.entry->stage].outcome : Consider(candidate.entry->stage);
     if (outcome == Outcome::kWaits && !state_.config.backfill) break;
     Advance(candidate);
   }
@@ -52,7 +55,7 @@ bool Round::Later(const Candidate& a, const Candidate& b) {
   return *b.entry < *a.entry;
 }
 
-void Round::Push(const LineKey& key, const Line* line, Line::const_iterator entry) {
+Round::Candidate Round::At(const LineKey& key, const Line* line, Line::const_iterator entry) const {
   Candidate candidate{0, 0, state_.queues.version(key.queue), key, line, entry};
   if (state_.config.policy) {
     const auto waited = absl::FDivDuration(now_ - entry->submitted, state_.config.ageing);
@@ -60,15 +63,20 @@ void Round::Push(const LineKey& key, const Line* line, Line::const_iterator entr
     candidate.priority = std::min(static_cast<int>(key.priority) + classes, static_cast<int>(Priority::kHigh));
     candidate.share = state_.queues.Share(key.queue, now_, state_.config.share_window);
   }
-  heap_.push_back(candidate);
+  return candidate;
+}
+
+void Round::Push(const Candidate& candidate) {
+  heap_.push_back(At(candidate.key, candidate.line, candidate.entry));
   std::push_heap(heap_.begin(), heap_.end(), Later);
 }
 
 void Round::Advance(Candidate candidate) {
+  if (KnownToFail(candidate.key)) return;
   do {
     ++candidate.entry;
   } while (candidate.entry != candidate.line->end() && KnownToFail(candidate.entry->stage));
-  if (candidate.entry != candidate.line->end()) Push(candidate.key, candidate.line, candidate.entry);
+  if (candidate.entry != candidate.line->end()) Push(candidate);
 }
 
 bool Round::KnownToFail(int stage) {
@@ -82,8 +90,14 @@ bool Round::KnownToFail(int stage) {
     if (!state_.queues.HasRoomForJob(queue, waiting.request.waiters.front().job_id)) return true;
   }
   if (!shape.failed || Normalised(EndOf(waiting)) < shape.failed_end) return false;
-  if (!state_.makes_way.empty() && state_.makes_way.count(waiting.request.key) > 0) return false;
+  if (waiting.asked > 0) return false;
   return shape.no_room[static_cast<size_t>(waiting.priority)];
+}
+
+bool Round::KnownToFail(const LineKey& line) const {
+  const ShapeRound& shape = shapes_[line.shape];
+  if (shape.impossible) return true;
+  return shape.failed && shape.failed_end <= EarliestEnd() && shape.no_room[static_cast<size_t>(line.priority)] && !shape.asked;
 }
 
 Outcome Round::Consider(int stage) {
@@ -99,8 +113,8 @@ Outcome Round::Consider(int stage) {
 
 Outcome Round::Evaluate(int stage) {
   const StageState& waiting = state_.stages[stage];
-  if (const auto other = state_.yields_to.find(waiting.request.key); other != state_.yields_to.end()) {
-    const int first = state_.Find(other->second);
+  if (waiting.yields) {
+    const int first = state_.Find(state_.yields_to.at(waiting.request.key));
     if (first >= 0 && !state_.stages[first].running && !state_.stages[first].delayed) {
       const Outcome outcome = Consider(first);
       if (outcome == Outcome::kWaits || outcome == Outcome::kYields) return Outcome::kYields;
@@ -129,6 +143,9 @@ Outcome Round::Evaluate(int stage) {
     }
     known.failed = true;
     known.failed_end = filter.end;
+    // If not even the shortest stage could start, nobody looks for one.
+    filter.end = EarliestEnd();
+    if (CountFree(shape, filter) < shape.allowed_ranks.back()) known.failed_end = std::min(known.failed_end, filter.end);
   }
   Block(stage, shape);
   return Outcome::kWaits;

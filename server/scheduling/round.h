@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -31,6 +32,8 @@ class Round {
   // What is known of a shape so far. Slots only become fewer within a decision, so what failed once fails again.
   struct ShapeRound {
     bool impossible = false;
+    bool joined = false;  // it belongs to a head's pool
+    bool asked = false;   // for one of its stages others were asked to stop
     bool failed = false;
     absl::Time failed_end;          // of the stage that failed: others that end no earlier fail, too
     std::array<bool, 3> no_room{};  // by priority: nobody can make room
@@ -50,15 +53,20 @@ class Round {
 
   // round.cc
   static bool Later(const Candidate& a, const Candidate& b);
-  void Push(const LineKey& key, const Line* line, Line::const_iterator entry);
+  Candidate At(const LineKey& key, const Line* line, Line::const_iterator entry) const;
+  void Push(const Candidate& candidate);
   void Advance(Candidate candidate);
   bool KnownToFail(int stage);
+  // Does it hold for all stages of the line, or those of them that stand in no line of a higher class?
+  bool KnownToFail(const LineKey& line) const;
   Outcome Consider(int stage);
   Outcome Evaluate(int stage);
   void Commit(int stage, const Shape& shape, const std::vector<SlotRef>& slots, std::vector<Charge> charges, absl::Time end);
   absl::Time EndOf(const StageState& stage) const;
   // The latest end with which a stage finds the same slots as with `end`.
   absl::Time Normalised(absl::Time end) const;
+  // The earliest of the ends that make a difference.
+  absl::Time EarliestEnd() const { return reservation_times_.empty() ? absl::InfiniteFuture() : *reservation_times_.begin(); }
   int CountFree(const Shape& shape, const SlotFilter& filter) const;
 
   // room.cc
@@ -71,6 +79,8 @@ class Round {
   bool MakeRoom(int stage, const Shape& shape);
   bool AskElastic(int stage, const Shape& shape);
   bool AskPreemptible(int stage, const Shape& shape);
+  // Are there enough slots on its workers, free or held by preemptible stages of lower classes? If not, there is no need to look closer.
+  bool MayPreempt(Priority priority, const Shape& shape) const;
   static std::vector<Region::Giver> Pick(const std::vector<Region::Giver>& givers, int missing);
   // Of the regions in which enough givers are found, the one that needs the fewest; null: none.
   static const Region* Cheapest(const Regions& regions, int least, std::vector<Region::Giver>& givers);
@@ -90,6 +100,12 @@ class Round {
   std::set<absl::Time> reservation_times_;
   std::vector<std::vector<Charge>> charges_;
   bool anyone_waits_ = false;
+  // Elastic stages with ranks to give, once somebody asked.
+  struct Donor {
+    int stage = 0;
+    int surplus = 0;
+  };
+  std::optional<std::vector<Donor>> donors_;
 };
 
 }  // namespace bitstair::server::scheduling

@@ -34,7 +34,15 @@ int NewStage(State& state, const std::string& key) {
 
 // It no longer waits: whom it held up goes on.
 void NoLongerWaits(State& state, const std::string& key) {
-  for (auto pair = state.yields_to.begin(); pair != state.yields_to.end();) pair = pair->second == key ? state.yields_to.erase(pair) : std::next(pair);
+  for (auto pair = state.yields_to.begin(); pair != state.yields_to.end();) {
+    if (pair->second != key) {
+      ++pair;
+      continue;
+    }
+    if (const int other = state.Find(pair->first); other >= 0) state.stages[other].yields = false;
+    pair = state.yields_to.erase(pair);
+  }
+  state.stages[state.Find(key)].asked = 0;
   const auto way = state.makes_way.find(key);
   if (way == state.makes_way.end()) return;
   for (const std::string& other : way->second) state.stages[state.Find(other)].stopping_for.clear();
@@ -50,16 +58,30 @@ void Forget(State& state, int stage) {
 
 void EnlistRunning(State& state, int stage) {
   const StageState& running = state.stages[stage];
-  if (running.request.preemptible) state.preemptible[static_cast<size_t>(running.priority)].insert(stage);
+  if (running.request.preemptible && !running.stopping) AddPreemptible(state, stage);
   if (running.request.min_ranks < running.request.max_ranks) state.elastic.insert(stage);
 }
 
 void DelistRunning(State& state, int stage) {
-  state.preemptible[static_cast<size_t>(state.stages[stage].priority)].erase(stage);
+  RemovePreemptible(state, stage);
   state.elastic.erase(stage);
 }
 
 }  // namespace
+
+void AddPreemptible(State& state, int stage) {
+  const auto priority = static_cast<size_t>(state.stages[stage].priority);
+  if (!state.preemptible[priority].insert(stage).second) return;
+  auto& slots = state.preemptible_slots[priority];
+  slots.resize(std::max(slots.size(), static_cast<size_t>(state.fleet.size())));
+  for (const HeldSlot& held : state.stages[stage].held) ++slots[held.worker];
+}
+
+void RemovePreemptible(State& state, int stage) {
+  const auto priority = static_cast<size_t>(state.stages[stage].priority);
+  if (state.preemptible[priority].erase(stage) == 0) return;
+  for (const HeldSlot& held : state.stages[stage].held) --state.preemptible_slots[priority][held.worker];
+}
 
 void Enter(State& state, int stage) {
   StageState& entering = state.stages[stage];
@@ -121,6 +143,7 @@ absl::Status Scheduler::UpsertStage(const StageRequest& request) {
   known.request = request;
   known.priority = HighestOf(request.waiters);
   known.shape = shape;
+  known.yields = state_.yields_to.count(request.key) > 0;
   if (running) {
     EnlistRunning(state_, stage);
     const int ranks = static_cast<int>(known.held.size());
@@ -203,6 +226,7 @@ absl::Status Scheduler::MarkEnded(const std::string& key, absl::Time at) {
   DelistRunning(state_, stage);
   if (const auto way = state_.makes_way.find(ending.stopping_for); way != state_.makes_way.end()) {
     way->second.erase(key);
+    state_.stages[state_.Find(ending.stopping_for)].asked = static_cast<int>(way->second.size());
     if (way->second.empty()) state_.makes_way.erase(way);
   }
   Forget(state_, stage);

@@ -40,6 +40,8 @@ struct StageState {
   int64_t sequence = 0;
   std::vector<LinePlace> places;  // empty while it runs or is delayed
   bool delayed = false;
+  bool yields = false;  // in yields_to
+  int asked = 0;        // stages that run and were asked to stop for it, as in makes_way
   // While it runs:
   bool running = false;
   Placement placement;
@@ -71,9 +73,11 @@ struct State {
   Backlog backlog;
   std::vector<StageState> stages;
   std::vector<int> unused_stages;
-  absl::flat_hash_map<std::string, int> index;             // never iterated: its order differs from run to run
-  std::set<std::pair<absl::Time, int>> delayed;            // by wait_until
-  std::array<std::set<int>, 3> preemptible;                // running ones, by priority
+  absl::flat_hash_map<std::string, int> index;   // never iterated: its order differs from run to run
+  std::set<std::pair<absl::Time, int>> delayed;  // by wait_until
+  // Running ones that may be asked to stop, by priority, and how many slots they have by worker.
+  std::array<std::set<int>, 3> preemptible;
+  std::array<std::vector<int>, 3> preemptible_slots;
   std::set<int> elastic;                                   // running ones
   std::map<std::string, std::string> yields_to;            // key of a stage that was asked to stop -> key of the one that goes first
   std::map<std::string, std::set<std::string>> makes_way;  // key of a waiting stage -> keys of those that run and were asked to stop for it
@@ -93,6 +97,10 @@ struct State {
 // Puts a ready stage into its lines; takes it out of them, or out of the delayed ones.
 void Enter(State& state, int stage);
 void Leave(State& state, int stage);
+
+// May a running stage be asked to stop for one of a higher class?
+void AddPreemptible(State& state, int stage);
+void RemovePreemptible(State& state, int stage);
 
 // server/scheduling/round.cc
 Decision DecideRound(State& state, absl::Time now);

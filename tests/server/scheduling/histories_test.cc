@@ -142,6 +142,7 @@ class History {
         if (!pending_.empty()) {
           const auto cancelled = Any(pending_);
           ASSERT_TRUE(scheduler_.RemoveStage(cancelled->first).ok());
+          std::erase_if(made_room_for_, [&](const auto& pair) { return pair.first == cancelled->first || pair.second == cancelled->first; });
           pending_.erase(cancelled);
         }
         break;
@@ -235,6 +236,7 @@ class History {
       for (const auto& [queue, limits] : limits_) before[queue] = {scheduler_.SlotsOf(queue), scheduler_.JobsOf(queue)};
       ASSERT_TRUE(scheduler_.MarkRunning(placement.key, placement, now_, request.expected_duration ? end : absl::InfiniteFuture()).ok());
       pending_.erase(placement.key);
+      std::erase_if(made_room_for_, [&](const auto& pair) { return pair.second == placement.key; });
       running_[placement.key] = {request, placement, end};
       for (const auto& [queue, limits] : limits_) {
         const auto [slots, jobs] = before.at(queue);
