@@ -1,10 +1,10 @@
 // The stages that are ready and wait, in lines.
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <set>
+#include <tuple>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -17,7 +17,8 @@ struct LineKey {
   int queue = 0;
   Priority priority = Priority::kNormal;
   int shape = 0;
-  auto operator<=>(const LineKey&) const = default;
+  bool operator==(const LineKey&) const = default;
+  bool operator<(const LineKey& other) const { return std::tie(queue, priority, shape) < std::tie(other.queue, other.priority, other.shape); }
 };
 
 struct LineEntry {

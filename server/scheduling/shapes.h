@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "server/scheduling/fleet.h"
@@ -21,7 +22,8 @@ struct ShapeKey {
   std::set<std::string> avoid_hosts;
 
   static ShapeKey Of(const StageRequest& stage);
-  auto operator<=>(const ShapeKey&) const = default;
+  auto Tied() const { return std::tie(min_ranks, max_ranks, shards, layout, one_host, memory_bytes, data_key, preferred_profile, labels, avoid_hosts); }
+  bool operator<(const ShapeKey& other) const { return Tied() < other.Tied(); }
 };
 
 // Numbers of ranks that a stage of this shape may have, largest first.
