@@ -16,7 +16,6 @@
 #include "absl/time/clock.h"
 #include "server/job_view.h"
 #include "server/resource_names.h"
-#include "server/scheduler.h"
 
 namespace bitstair::server {
 namespace {
@@ -79,7 +78,8 @@ Coordinator::Coordinator(Options options, JobStore* store, ArtifactStore* artifa
       logs_(logs),
       metrics_(metrics),
       wall_start_(absl::Now()),
-      steady_start_(std::chrono::steady_clock::now()) {}
+      steady_start_(std::chrono::steady_clock::now()),
+      scheduler_(options_.scheduler, &estimates_) {}
 
 Coordinator::~Coordinator() {
   Stop();
@@ -144,6 +144,7 @@ absl::Status Coordinator::Load() {
       // Results of an earlier attempt that the last one has not reached again.
       if (epoch.generation() < stage.record.generation() && epoch.result().epoch() > stage.record.resumed_epoch()) continue;
       stage.epochs.push_back(std::move(*epoch.mutable_result()));
+      estimates_.Learn(stage, stage.epochs.back().seconds());
     }
   }
   auto outcome = Reload(&state_, Now(), options_.lease + options_.grace);
@@ -155,6 +156,9 @@ absl::Status Coordinator::Load() {
     entry.committed = true;
     by_creation_.emplace(FromStamp(job.record.create_time()), id);
     if (!job.record.request_id().empty()) request_ids_[job.record.request_id()] = id;
+  }
+  for (const auto& [name, stage] : state_.stages) {
+    if (!IsEnded(stage.record.state())) scheduler_.UpdateStage(state_, stage, Now());
   }
   spdlog::info("{} jobs loaded, {} of them not ended; store revision {}", jobs_.size(), state_.active_jobs.size(), revision_);
   Persist(*std::move(outcome));
@@ -243,6 +247,7 @@ void Coordinator::Persist(Outcome outcome) {
     records::EpochRecord record;
     *record.mutable_result() = stage.epochs[epoch - 1];
     record.set_generation(stage.record.generation());
+    estimates_.Learn(stage, record.result().seconds());
     puts.push_back({EpochKey(stage.record.job_id(), stage.record.spec().name(), epoch), record.SerializeAsString()});
   }
   for (const auto& id : outcome.jobs_changed) puts.push_back({JobKey(id), state_.jobs.at(id).record.SerializeAsString()});
@@ -263,6 +268,11 @@ void Coordinator::Persist(Outcome outcome) {
     const auto [first, end] = events.count(id) > 0 ? events[id] : std::make_pair(state_.jobs.at(id).next_event, state_.jobs.at(id).next_event);
     committed.push_back({id, std::make_shared<v1::Job>(MakeJobView(state_, state_.jobs.at(id))), first, end});
   }
+  std::set<std::string> touched = outcome.stages_changed;
+  for (const auto& id : outcome.jobs_changed) {
+    for (const auto& link : state_.jobs.at(id).record.job_stages()) touched.insert(link.stage());
+  }
+  UpdateStages(touched);
   std::vector<StoreCommit> commits = Split(std::move(puts), std::move(deletes), fence_);
   for (size_t i = 0; i < commits.size(); ++i) {
     const bool last = i + 1 == commits.size();
@@ -362,6 +372,7 @@ void Coordinator::Run(const Action& action) {
     const auto found = workers_.find(reserve->worker_id);
     if (found == workers_.end()) return;
     found->second.reserved[{reserve->attempt.stage(), reserve->attempt.generation(), reserve->rank}] = {reserve->slot, absl::InfiniteFuture()};
+    UpdateWorker(found->second);
   } else if (const auto* failure = std::get_if<CountFailure>(&action)) {
     metrics_->CountFailure(failure->cause);
   }
@@ -376,69 +387,64 @@ void Coordinator::ScheduleSoon() {
   });
 }
 
+void Coordinator::UpdateWorker(const WorkerEntry& worker) {
+  const bool here = worker.stream != nullptr && worker.state == v1::WORKER_STATE_READY;
+  std::set<int> reserved;
+  for (const auto& [where, slot] : worker.reserved) reserved.insert(slot.first);
+  scheduler_.SetWorker(worker.id, worker.hello,
+                       !here                            ? scheduling::WorkerState::kUnavailable
+                       : cordoned_.count(worker.id) > 0 ? scheduling::WorkerState::kCordoned
+                                                        : scheduling::WorkerState::kAvailable,
+                       reserved, worker.offers);
+  ScheduleSoon();
+}
+
+void Coordinator::UpdateStages(const std::set<std::string>& names) {
+  const absl::Time now = Now();
+  for (const auto& name : names) scheduler_.UpdateStage(state_, state_.stages.at(name), now);
+}
+
 void Coordinator::RunScheduler() {
   if (leaving_ || stopped_ || failed_) return;
-  std::vector<PendingStage> pending;
-  std::set<std::string> seen;
-  for (const auto& [time, id] : by_creation_) {
-    if (state_.active_jobs.count(id) == 0) continue;
-    const Job& job = state_.jobs.at(id);
-    if (job.record.state() != v1::JOB_STATE_PENDING && job.record.state() != v1::JOB_STATE_RUNNING) continue;
-    for (const auto& link : job.record.job_stages()) {
-      const Stage& stage = state_.stages.at(link.stage());
-      if (stage.record.state() != v1::STAGE_STATE_PENDING || stage.retry_after > Now() || !IsWanted(state_, stage) || stage.jobs.count(id) == 0 ||
-          !seen.insert(link.stage()).second)
-        continue;
-      pending.push_back(MakePending(stage));
+  scheduling::Decision decision = scheduler_.Decide(Now());
+  schedule_at_ = decision.wake_at;
+  for (const auto& placement : decision.placements) {
+    state_.stages.at(placement.key).waits_for.clear();
+    Placed placed{placement.key, {}, absl::StrFormat("%016x%016x", random_(), random_()), placement.numeric_profile};
+    for (const auto& slot : placement.ranks) {
+      records::RankRecord rank;
+      rank.set_rank(static_cast<int>(placed.ranks.size()));
+      rank.set_worker_id(slot.worker_id);
+      rank.set_slot(slot.slot);
+      rank.set_worker_name(workers_.at(slot.worker_id).hello.host());
+      placed.ranks.push_back(std::move(rank));
     }
+    Handle(placed);
   }
-  if (pending.empty()) return;
-  std::vector<SchedulerWorker> workers;
-  for (const auto& [id, worker] : workers_) {
-    SchedulerWorker view{id, worker.hello.numeric_profile(), {worker.hello.slots().begin(), worker.hello.slots().end()}, BusySlots(worker), false};
-    view.available = worker.stream != nullptr && worker.state == v1::WORKER_STATE_READY && cordoned_.count(id) == 0;
-    workers.push_back(std::move(view));
+  for (const auto& preemption : decision.preemptions) {
+    Handle(StopRequested{preemption.key, absl::StrCat("makes room for ", preemption.makes_room_for, ", whose priority is higher")});
   }
-  Schedule schedule = PlaceStages(pending, std::move(workers));
-  for (auto& placement : schedule.placements) {
-    state_.stages.at(placement.stage).waits_for.clear();
-    for (auto& rank : placement.ranks) rank.set_worker_name(workers_.at(rank.worker_id()).hello.host());
-    Handle(Placed{placement.stage, std::move(placement.ranks), absl::StrFormat("%016x%016x", random_(), random_()), placement.numeric_profile});
-  }
-  std::set<JobEntry*> changed;
-  for (auto& [name, reason] : schedule.reasons) {
-    Stage& stage = state_.stages.at(name);
-    if (stage.waits_for == reason) continue;
-    stage.waits_for = std::move(reason);
-    ForJobsOf(stage, [&](JobEntry* entry, int) { changed.insert(entry); });
-  }
-  for (JobEntry* entry : changed) {
+  std::set<std::string> watched;
+  for (const auto& [watcher, id] : job_of_watcher_) watched.insert(id);
+  for (const auto& id : watched) {
+    JobEntry* entry = Find(id);
+    if (entry == nullptr || !ExplainStages(entry)) continue;
     RefreshView(state_, *entry->job, &entry->view);
     Notify(entry);
   }
 }
 
-PendingStage Coordinator::MakePending(const Stage& stage) const {
-  PendingStage wanted;
-  wanted.stage = StageName(stage);
-  wanted.ranks = stage.record.spec().ranks();
-  const auto& data = stage.record.spec().data();
-  wanted.data = data.name().empty() ? data.path() : data.name();
-  for (const auto& id : stage.jobs) {
-    const Job& job = state_.jobs.at(id);
-    // What workers answered about the same name or path: another job may call the same bytes otherwise.
-    const auto& asked = job.record.spec();
-    if (asked.data().name() != data.name() || asked.data().path() != data.path() ||
-        asked.initial_weights().path() != stage.record.spec().initial_weights().path()) {
-      continue;
-    }
-    for (const auto& [worker, answer] : job.data) {
-      const bool same = answer.digest == job.record.data_digest() && answer.weights_digest == job.record.initial_weights_digest();
-      if (same) wanted.eligible.insert(worker);
-    }
+bool Coordinator::ExplainStages(JobEntry* entry) {
+  bool changed = false;
+  for (const auto& link : entry->job->record.job_stages()) {
+    if (link.state() != v1::STAGE_STATE_UNSPECIFIED) continue;
+    Stage& stage = state_.stages.at(link.stage());
+    if (stage.record.state() != v1::STAGE_STATE_PENDING) continue;
+    std::string reason = IsWanted(state_, stage) ? scheduler_.Explain(link.stage(), Now()) : "the job is paused";
+    changed = changed || reason != stage.waits_for;
+    stage.waits_for = std::move(reason);
   }
-  if (stage.record.has_checkpoint()) wanted.preferred_profile = stage.record.numeric_profile();
-  return wanted;
+  return changed;
 }
 
 void Coordinator::Tick() {
@@ -463,7 +469,7 @@ void Coordinator::Tick() {
     const bool gone = std::none_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker.second.stream != nullptr; });
     if (gone || now >= goodbye_deadline_) std::exchange(on_goodbye_done_, nullptr)();
   }
-  RunScheduler();  // retries whose wait is over
+  if (now >= schedule_at_) RunScheduler();  // retries whose wait is over
   tick_timer_.expires_after(kTick);
   tick_timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error) Tick();

@@ -27,10 +27,11 @@
 #include "bitstair/v1/jobs.pb.h"
 #include "server/artifact_store.h"
 #include "server/domain.h"
+#include "server/duration_estimates.h"
+#include "server/fleet_scheduler.h"
 #include "server/job_store.h"
 #include "server/log_store.h"
 #include "server/metrics.h"
-#include "server/scheduler.h"
 #include "server/state_machine.h"
 
 namespace bitstair::server {
@@ -65,6 +66,7 @@ class Coordinator {
     absl::Duration grace = absl::Seconds(30);
     absl::Duration resolve_interval = absl::Seconds(10);  // how often workers are asked again for data that nobody offers
     absl::Duration metrics_retention = absl::Minutes(5);
+    scheduling::Scheduler scheduler;  // with its settings and queues, and nothing else
     // The store failed: nothing can be made durable any more. Called once, on the strand.
     std::function<void(absl::Status)> on_fatal;
   };
@@ -129,6 +131,7 @@ class Coordinator {
     absl::Time connect_time;
     std::set<std::string> superseded;            // older incarnations
     std::map<std::string, std::string> digests;  // by data set name
+    std::set<std::string> offers;                // data keys (server/fleet_scheduler.h) that it answered for
     // Slots of attempts that were given up here, by (stage, generation, rank): until its end is reported, or the time is over.
     std::map<std::tuple<std::string, int, int>, std::pair<int, absl::Time>> reserved;
   };
@@ -155,7 +158,11 @@ class Coordinator {
   void ForJobsOf(const Stage& stage, const std::function<void(JobEntry*, int link)>& visit);
   void ScheduleSoon();
   void RunScheduler();
-  PendingStage MakePending(const Stage& stage) const;
+  // Tells the scheduler.
+  void UpdateWorker(const WorkerEntry& worker);
+  void UpdateStages(const std::set<std::string>& names);
+  // What the waiting stages of a job wait for; true if that is news.
+  bool ExplainStages(JobEntry* entry);
   void Tick();
   void DropUnused();
   void UpdateMetrics();
@@ -204,6 +211,8 @@ class Coordinator {
 
   // Below: touched on the strand only.
   State state_;
+  DurationEstimates estimates_;
+  FleetScheduler scheduler_;
   std::map<std::string, JobEntry> jobs_;                      // by id, as state_.jobs
   std::set<std::pair<absl::Time, std::string>> by_creation_;  // (create time, id)
   std::map<std::string, std::string> request_ids_;            // -> job id
@@ -217,6 +226,7 @@ class Coordinator {
   int64_t fence_ = 0;
   int64_t revision_ = 0;  // newest commit seen
   bool scheduling_ = false;
+  absl::Time schedule_at_ = absl::InfinitePast();  // look again then, whatever happens before
   bool leaving_ = false;
   bool stopped_ = false;
   bool failed_ = false;

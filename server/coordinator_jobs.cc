@@ -141,6 +141,7 @@ void Coordinator::GetJob(std::string name, Reply<v1::Job> reply) {
   PostReply<v1::Job>(std::move(reply), [this, name = std::move(name)]() -> absl::StatusOr<v1::Job> {
     const auto entry = FindByName(name, "name");
     if (!entry.ok()) return entry.status();
+    ExplainStages(*entry);
     RefreshView(state_, *(*entry)->job, &(*entry)->view);
     return (*entry)->view;
   });
@@ -334,6 +335,8 @@ void Coordinator::DoWatch(const v1::WatchJobRequest& request, std::shared_ptr<Jo
       watcher->Send(std::move(change));
     }
   }
+  ExplainStages(entry);
+  RefreshView(state_, *entry->job, &entry->view);
   if (from == 0 || entry->view.revision() > from) {
     v1::WatchJobResponse change;
     change.set_revision(entry->view.revision());

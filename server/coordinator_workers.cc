@@ -111,6 +111,7 @@ void Coordinator::OnWorkerStreamEnded(std::shared_ptr<WorkerStream> stream) {
     worker_of_stream_.erase(found);
     if (worker.stream != stream) return;
     worker.stream = nullptr;
+    UpdateWorker(worker);
     if (worker.state != v1::WORKER_STATE_GONE) spdlog::info("worker {} lost its stream; its lease goes on", ShownName(worker.hello));
     for (const auto& id : state_.active_jobs) SettleResolving(&jobs_.at(id));
     ScheduleSoon();
@@ -143,6 +144,7 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
   worker.state = v1::WORKER_STATE_READY;
   worker.stream = stream;
   worker.last_heard = worker.connect_time = Now();
+  worker.offers.clear();
   worker_of_stream_[stream.get()] = worker.id;
 
   std::map<std::string, std::pair<int, std::set<int>>> running;  // stage -> (generation, ranks)
@@ -173,6 +175,7 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
   stream->Send(message);
   spdlog::info("worker {} ({}) connected: {} slots, data sets [{}], {} attempts running, {} fenced", ShownName(hello), worker.id, hello.slots_size(),
                absl::StrJoin(hello.datasets(), ", "), running.size(), welcome->fenced_size());
+  UpdateWorker(worker);
   Handle(WorkerBack{worker.id, same_incarnation, running, options_.lease});
   for (const auto& [created, id] : by_creation_) {  // older jobs are asked for, and so planned, first
     if (state_.active_jobs.count(id) == 0) continue;
@@ -211,6 +214,12 @@ void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolv
     answer.error = resolved.error().empty() ? "the worker sent no digest" : Shorten(resolved.error());
   }
   job.data[worker->id] = answer;
+  if (!answer.digest.empty()) {
+    const auto& spec = job.record.spec();
+    bool news = worker->offers.insert(DataKey(spec.data(), answer.digest, "", "")).second;
+    if (with_weights) news = worker->offers.insert(DataKey(spec.data(), answer.digest, spec.initial_weights().path(), answer.weights_digest)).second || news;
+    if (news) UpdateWorker(*worker);
+  }
   if (job.record.state() == v1::JOB_STATE_RESOLVING && !answer.digest.empty()) {
     Handle(DataResolved{job.record.job_id(), answer.digest, answer.weights_digest});
   } else {
@@ -269,7 +278,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
                                  : message.has_checkpoint_uploaded() ? message.checkpoint_uploaded().attempt()
                                                                      : message.rank_exited().attempt();
   const int generation = attempt.generation();
-  if (message.has_rank_exited() && worker->reserved.erase({attempt.stage(), generation, message.rank_exited().rank()}) > 0) ScheduleSoon();
+  if (message.has_rank_exited() && worker->reserved.erase({attempt.stage(), generation, message.rank_exited().rank()}) > 0) UpdateWorker(*worker);
   Stage* const found = FindStage(attempt.stage());
   if (found == nullptr) return;
   Stage& stage = *found;
@@ -299,6 +308,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
     case v1::WorkerMessage::kProgress:
       if (!owns(0) || !stage.attempt.has_value()) return;
       stage.progress = std::move(*message.mutable_progress()->mutable_progress());
+      scheduler_.UpdateStage(state_, stage, Now());
       ForJobsOf(stage, [&](JobEntry* entry, int link) {
         metrics_->SetProgress(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), *stage.progress);
       });
@@ -334,11 +344,14 @@ void Coordinator::CheckLeases() {
   const absl::Time now = Now();
   std::vector<std::string> forgotten;
   for (auto& [id, worker] : workers_) {
+    const size_t reserved = worker.reserved.size();
     for (auto it = worker.reserved.begin(); it != worker.reserved.end();) it = it->second.second <= now ? worker.reserved.erase(it) : std::next(it);
+    if (worker.reserved.size() != reserved) UpdateWorker(worker);
     if (worker.state == v1::WORKER_STATE_READY && now - worker.last_heard > options_.lease) {
       spdlog::warn("worker {} is unreachable: no word for {}", ShownName(worker.hello),
                    absl::FormatDuration(absl::Trunc(now - worker.last_heard, absl::Milliseconds(1))));
       worker.state = v1::WORKER_STATE_UNREACHABLE;
+      UpdateWorker(worker);
       if (worker.stream) worker.stream->Close(absl::DeadlineExceededError("the lease ran out"));
       Handle(WorkerUnreachable{id});
     } else if (worker.state == v1::WORKER_STATE_UNREACHABLE && now - worker.last_heard > options_.lease + options_.grace) {
@@ -347,13 +360,17 @@ void Coordinator::CheckLeases() {
       forgotten.push_back(id);
     }
   }
-  for (const auto& id : forgotten) workers_.erase(id);
+  for (const auto& id : forgotten) {
+    workers_.erase(id);
+    scheduler_.RemoveWorker(id);
+  }
 }
 
 void Coordinator::LoseWorker(WorkerEntry* worker, const std::string& message, bool left) {
   spdlog::info("worker {} is gone: {}", ShownName(worker->hello), message);
   worker->state = v1::WORKER_STATE_GONE;
   worker->reserved.clear();
+  UpdateWorker(*worker);
   if (worker->stream) worker->stream->Close(absl::OkStatus());
   Handle(WorkerLost{worker->id, message, left});
   for (const auto& id : state_.active_jobs) SettleResolving(&jobs_.at(id));
@@ -433,7 +450,7 @@ void Coordinator::CordonWorker(std::string name, bool cordoned, bool stop_stages
           const bool here = std::any_of(ranks.begin(), ranks.end(), [&](const AttemptRank& rank) { return rank.worker_id == id && !rank.exited; });
           if (stop_stages && here) Handle(StopRequested{stage, absl::StrCat("worker ", ShownName(worker->second.hello), " is being drained")});
         }
-        ScheduleSoon();
+        UpdateWorker(worker->second);
         reply(MakeWorkerView(worker->second));
       });
     });

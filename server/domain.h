@@ -57,6 +57,7 @@ struct Stage {
   std::vector<v1::EpochResult> epochs;  // epochs[i] is epoch i + 1
   std::optional<Attempt> attempt;
   absl::Time retry_after = absl::InfinitePast();
+  std::set<std::string> failed_on;  // worker ids: where its attempts failed, as far as this coordinator saw it
   // Not durable: newest progress, and what a PENDING stage waits for.
   std::optional<v1::StageProgress> progress;
   std::string waits_for;

@@ -13,9 +13,14 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "core/files/durable_file.h"
 #include "server/client_lifeline.h"
 #include "server/coordinator.h"
@@ -39,6 +44,7 @@ struct Flags {
   bool no_reflection = false;
   double lease_seconds = 8;
   double grace_seconds = 30;
+  std::vector<std::string> queues;
 };
 
 std::string DefaultStateDir() {
@@ -70,6 +76,39 @@ absl::StatusOr<std::unique_ptr<prometheus::Exposer>> ServeMetrics(daemon::HostPo
   }
 }
 
+// NAME:weight=2,slots=8,jobs=4 each; every part is optional.
+absl::StatusOr<scheduling::Scheduler> MakeScheduler(const std::vector<std::string>& queues) {
+  scheduling::SchedulerConfig config;
+  config.time_zone = absl::LocalTimeZone();
+  auto scheduler = scheduling::Scheduler::Create(config);
+  if (!scheduler.ok()) return scheduler;
+  std::set<std::string> seen;
+  for (const auto& text : queues) {
+    const auto bad = [&](const std::string& why) {
+      return absl::InvalidArgumentError(absl::StrCat("--queue ", text, ": ", why, "; it is written like vision:weight=2,slots=8,jobs=4"));
+    };
+    const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits(':', 1));
+    if (parts.first.empty() || parts.second.empty()) return bad("no name, or nothing about it");
+    if (!seen.insert(parts.first).second) return bad("the queue is given twice");
+    scheduling::QueueLimits limits;
+    for (const auto& setting : absl::StrSplit(parts.second, ',')) {
+      const std::pair<std::string, std::string> pair = absl::StrSplit(setting, absl::MaxSplits('=', 1));
+      int number = 0;
+      const bool whole = absl::SimpleAtoi(pair.second, &number) && number >= 0;
+      if (pair.first == "weight" && absl::SimpleAtod(pair.second, &limits.weight)) continue;
+      if (pair.first == "slots" && whole) {
+        limits.max_slots = number;
+      } else if (pair.first == "jobs" && whole) {
+        limits.max_jobs = number;
+      } else {
+        return bad(absl::StrCat("\"", std::string(setting), "\" is not weight=, slots= or jobs= and a number of 0 or more"));
+      }
+    }
+    if (auto s = scheduler->SetQueue(parts.first == "default" ? "" : parts.first, limits); !s.ok()) return bad(std::string(s.message()));
+  }
+  return scheduler;
+}
+
 int Serve(const Flags& flags) {
   auto address = daemon::ParseHostPort(flags.listen);
   if (!address.ok()) return Refuse(absl::InvalidArgumentError(absl::StrCat("--listen: ", address.status().message())));
@@ -94,7 +133,10 @@ int Serve(const Flags& flags) {
 
   boost::asio::io_context io(1);
   int exit_code = kExitOk;
+  auto scheduler = MakeScheduler(flags.queues);
+  if (!scheduler.ok()) return Refuse(scheduler.status());
   Coordinator::Options options;
+  options.scheduler = *std::move(scheduler);
   options.lease = absl::Seconds(flags.lease_seconds);
   options.grace = absl::Seconds(flags.grace_seconds);
   options.on_fatal = [&](const absl::Status&) {
@@ -172,6 +214,8 @@ int Main(int argc, char** argv) {
   app.add_option("--grace-seconds", flags.grace_seconds, "how long an unreachable worker keeps its attempts")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--queue", flags.queues, "a queue's share and quotas, e.g. vision:weight=2,slots=8,jobs=4; may be repeated. Others have weight 1 and no quota")
+      ->type_name("NAME:SETTINGS");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error")->capture_default_str();
   app.add_option("--ready-fd", flags.ready_fd, "descriptor that gets one JSON line once the server serves");
   app.add_flag("--embedded", flags.embedded, "live only as long as clients are connected to STATE_DIR/clients.sock");

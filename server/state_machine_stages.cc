@@ -403,6 +403,7 @@ void Machine::SettleStage(Stage* stage) {
     AddEvent(*stage, "AttemptStopped", absl::StrCat("generation ", stage->record.generation()));
     return SettleJobs(stage);
   }
+  if (root->cause != v1::EXIT_CAUSE_PEER_LOST) stage->failed_on.insert(root->worker_id);
   FailAttempt(stage, root->cause, absl::StrCat("rank ", root->rank, " on ", ShownName(root->worker_name, root->worker_id), " ", Describe(*root)));
 }
 

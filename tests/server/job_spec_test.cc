@@ -300,5 +300,25 @@ TEST(JobSpecTest, InitialWeights) {
   EXPECT_TRUE(resolved->has_pretrain()) << "full precision goes on from the weights";
 }
 
+TEST(JobSpecTest, Scheduling) {
+  const v1::JobSpec resolved = *ResolveJobSpec(testing::SmallSpec());
+  EXPECT_TRUE(resolved.share() && resolved.preemptible());
+  EXPECT_EQ(resolved.priority(), v1::PRIORITY_CLASS_NORMAL);
+  EXPECT_EQ(resolved.queue(), "default");
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.set_queue("vision team");
+  (*spec.mutable_labels())["gpu"] = "";
+  (*spec.mutable_labels())["rack/7"] = "x";
+  const auto faults = GetFieldViolations(ResolveJobSpec(spec).status());
+  ASSERT_EQ(faults.size(), 3u);
+  EXPECT_EQ(faults[0].field, "queue");
+  EXPECT_EQ(faults[1].field, "labels[\"gpu\"]");
+  EXPECT_EQ(faults[2].field, "labels[\"rack/7\"]");
+  spec.set_queue("vision-team");
+  spec.clear_labels();
+  for (int i = 0; i < 17; ++i) (*spec.mutable_labels())[absl::StrCat("k", i)] = "v";
+  EXPECT_EQ(GetFieldViolations(ResolveJobSpec(spec).status())[0].field, "labels");
+}
+
 }  // namespace
 }  // namespace bitstair::server

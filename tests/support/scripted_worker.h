@@ -32,6 +32,8 @@ class ScriptedWorker {
     std::string data_error;                      // answer to every data question
     std::vector<v1::RunningAttempt> running;
     int protocol_version = 1;
+    std::map<std::string, std::string> labels;
+    std::string hostname;
   };
 
   ScriptedWorker(v1::Fleet::Stub* stub, Options options) : options_(std::move(options)), stream_(stub->Connect(&context_)) {
@@ -41,6 +43,8 @@ class ScriptedWorker {
     hello->set_incarnation(options_.incarnation);
     hello->set_protocol_version(options_.protocol_version);
     hello->set_numeric_profile("cpu");
+    hello->mutable_labels()->insert(options_.labels.begin(), options_.labels.end());
+    hello->set_hostname(options_.hostname);
     for (int i = 0; i < options_.slots; ++i) {
       hello->add_slots()->set_index(i);
       hello->mutable_slots(i)->set_kind(v1::SLOT_KIND_CPU);

@@ -23,13 +23,15 @@ namespace bitstair::testing {
 
 class ServerInProcess {
  public:
-  explicit ServerInProcess(const std::string& state_dir, absl::Duration lease = absl::Seconds(1), absl::Duration grace = absl::Seconds(1))
+  explicit ServerInProcess(const std::string& state_dir, absl::Duration lease = absl::Seconds(1), absl::Duration grace = absl::Seconds(1),
+                           const server::scheduling::Scheduler& scheduler = {})
       : logs_(state_dir + "/logs") {
     store_ = *server::SqliteJobStore::Open(state_dir + "/jobs.db", {});
     artifacts_ = *server::ArtifactStore::Open(state_dir + "/artifacts");
     server::Coordinator::Options options;
     options.lease = lease;
     options.grace = grace;
+    options.scheduler = scheduler;
     options.resolve_interval = absl::Milliseconds(300);
     coordinator_ = std::make_unique<server::Coordinator>(options, store_.get(), artifacts_.get(), &logs_, &metrics_);
     EXPECT_TRUE(coordinator_->Start().ok());

@@ -1,0 +1,31 @@
+// How long stages take, from epochs that were measured. Pure.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "server/domain.h"
+
+namespace bitstair::server {
+
+// Remembers the newest seconds per epoch of trainings of one kind: network, widths, methods, data, ranks, batch size, numerics. Filled from the store when the
+// coordinator starts, since epochs are durable.
+class DurationEstimates {
+ public:
+  // An epoch of `stage` took so long. By numeric profile, and for any.
+  void Learn(const Stage& stage, double seconds);
+
+  // Seconds that the rest of the stage will take from its newest checkpoint, or from its start; nothing where no such stage was measured. Those measured on the
+  // stage's own numeric profile count first.
+  std::optional<double> SecondsLeft(const Stage& stage) const;
+  // Of a stage that is only planned; whole.
+  std::optional<double> Seconds(const v1::StageSpec& spec) const;
+
+ private:
+  std::optional<double> PerEpoch(const v1::StageSpec& spec, const std::string& profile) const;
+
+  std::map<std::string, double> per_epoch_;  // kind, or kind and profile -> seconds
+};
+
+}  // namespace bitstair::server
