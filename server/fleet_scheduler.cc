@@ -111,7 +111,8 @@ void FleetScheduler::UpdateStage(const State& state, const Stage& stage, absl::T
     // As loaded, or with nobody left who waits for it: it must have been waiting once.
     if (request.waiters.empty()) request.waiters.push_back({stage.record.job_id(), "", scheduling::Priority::kNormal, now});
     Expect(scheduler_.UpsertStage(request), name);
-  } else if (running_.count(name) > 0) {
+  } else if (running_.count(name) > 0 && !request.waiters.empty()) {
+    // While it stops with nobody left who waits, those who paid so far go on paying.
     Expect(scheduler_.UpsertStage(request), name);
   }
   scheduling::Placement placement;
