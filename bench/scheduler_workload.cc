@@ -150,24 +150,24 @@ double SlotSeconds(const std::vector<SimJob>& jobs, std::vector<std::string>& se
 
 }  // namespace
 
-Workload MakeDay(uint64_t seed, int workers, double load) {
+Workload MakeDay(uint64_t seed, int workers, int backlog, double load) {
   Workload day{MakeWorkers(workers), {}};
   Random random(seed);
   const double wanted = load * kDay * 8 * workers;
   double arrived = 0;
-  for (int number = 0; arrived < wanted; ++number) {
+  for (int number = 0; number < backlog || arrived < wanted; ++number) {
     const Experiment experiment = RandomExperiment(random, number);
     std::vector<SimJob> jobs;
     // One in ten is a sweep over one seed, the others are one chain; one in ten of those is submitted twice.
-    if (random.Chance(0.1)) {
+    if (number >= backlog && random.Chance(0.1)) {
       jobs = Sweep(experiment, 1, 1, true);
     } else {
       const auto widths = random.Chance(0.3) ? std::vector<int>{32, 4} : random.Chance(0.5) ? std::vector<int>{32, 8, 4} : std::vector<int>{32, 8, 4, 2};
       jobs = {Chain(experiment, 1, widths, random.Chance(0.4) ? "lambda 100" : "", true)};
-      if (random.Chance(0.1)) jobs.push_back(jobs.front());
+      if (number >= backlog && random.Chance(0.1)) jobs.push_back(jobs.front());
     }
     std::vector<std::string> seen;
-    arrived += SlotSeconds(jobs, seen);
+    if (number >= backlog) arrived += SlotSeconds(jobs, seen);
     const std::string queue = absl::StrCat("team-", random.Below(8));
     const double kind = random.Uniform();
     const auto priority = kind < 0.3 ? Priority::kLow : kind < 0.9 ? Priority::kNormal : Priority::kHigh;
@@ -175,6 +175,7 @@ Workload MakeDay(uint64_t seed, int workers, double load) {
     // More by day than by night; accepted by rejection.
     double arrival = random.Uniform() * kDay;
     while (random.Uniform() > 0.6 - 0.4 * std::cos(6.283185307179586 * arrival / kDay)) arrival = random.Uniform() * kDay;
+    if (number < backlog) arrival = 0;
     for (SimJob& job : jobs) {
       job.queue = queue;
       job.priority = priority;

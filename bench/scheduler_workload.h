@@ -28,8 +28,9 @@ struct Workload {
   std::vector<SimJob> jobs;  // by arrival
 };
 
-// A fleet of `workers` times 8 slots, and a day on which about `load` times as much work arrives as it could do if equal stages ran once.
-Workload MakeDay(uint64_t seed, int workers, double load);
+// A fleet of `workers` times 8 slots; `backlog` single chains that wait when the day begins; and a day on which about `load` times as much work arrives as the
+// fleet could do in it if equal stages ran once.
+Workload MakeDay(uint64_t seed, int workers, int backlog, double load);
 
 // Sweeps alone: seeds x targets x chains x guidance, all submitted at once. common_prefixes: each stage has a schedule of its own (`schedule: stage`), so that
 // a chain to 4 bits is the beginning of the one to 2 bits; otherwise (`schedule: chain`) chains of different length have only the full-precision stage in

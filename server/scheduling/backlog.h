@@ -28,21 +28,30 @@ struct LineEntry {
   bool operator<(const LineEntry& other) const { return submitted != other.submitted ? submitted < other.submitted : sequence < other.sequence; }
 };
 
-using Line = std::set<LineEntry>;
+struct Line {
+  std::set<LineEntry> entries;
+  std::multiset<absl::Duration> durations;  // expected ones of its stages; infinite: not known
+};
 
 // A stage with waiters in several queues or classes stands in several lines.
 struct LinePlace {
   LineKey line;
   LineEntry entry;
+  absl::Duration duration;
 };
 
 class Backlog {
  public:
-  void Add(const LinePlace& place) { lines_[place.line].insert(place.entry); }
+  void Add(const LinePlace& place) {
+    Line& line = lines_[place.line];
+    line.entries.insert(place.entry);
+    line.durations.insert(place.duration);
+  }
   void Remove(const LinePlace& place) {
     const auto line = lines_.find(place.line);
-    line->second.erase(place.entry);
-    if (line->second.empty()) lines_.erase(line);
+    line->second.entries.erase(place.entry);
+    line->second.durations.erase(line->second.durations.find(place.duration));
+    if (line->second.entries.empty()) lines_.erase(line);
   }
   // None is empty.
   const std::map<LineKey, Line>& lines() const { return lines_; }

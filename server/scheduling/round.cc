@@ -26,13 +26,13 @@ Round::Round(State& state, absl::Time now) : state_(state), now_(now) {
 
 Decision Round::Run() {
   heap_.reserve(state_.backlog.lines().size());
-  for (const auto& [key, line] : state_.backlog.lines()) heap_.push_back(At(key, &line, line.begin()));
+  for (const auto& [key, line] : state_.backlog.lines()) heap_.push_back(At(key, &line, line.entries.begin()));
   std::make_heap(heap_.begin(), heap_.end(), Later);
   while (!heap_.empty()) {
     std::pop_heap(heap_.begin(), heap_.end(), Later);
     const Candidate candidate = heap_.back();
     heap_.pop_back();
-    if (KnownToFail(candidate.key)) continue;
+    if (KnownToFail(candidate.key, *candidate.line)) continue;
     // Its queue was charged meanwhile. Shares only grow within a decision, so whoever is first with its share up to date is first.
     if (candidate.version != state_.queues.version(candidate.key.queue)) {
       Push(candidate);
@@ -55,7 +55,7 @@ bool Round::Later(const Candidate& a, const Candidate& b) {
   return *b.entry < *a.entry;
 }
 
-Round::Candidate Round::At(const LineKey& key, const Line* line, Line::const_iterator entry) const {
+Round::Candidate Round::At(const LineKey& key, const Line* line, std::set<LineEntry>::const_iterator entry) const {
   Candidate candidate{0, 0, state_.queues.version(key.queue), key, line, entry};
   if (state_.config.policy) {
     const auto waited = absl::FDivDuration(now_ - entry->submitted, state_.config.ageing);
@@ -72,11 +72,11 @@ void Round::Push(const Candidate& candidate) {
 }
 
 void Round::Advance(Candidate candidate) {
-  if (KnownToFail(candidate.key)) return;
+  if (KnownToFail(candidate.key, *candidate.line)) return;
   do {
     ++candidate.entry;
-  } while (candidate.entry != candidate.line->end() && KnownToFail(candidate.entry->stage));
-  if (candidate.entry != candidate.line->end()) Push(candidate);
+  } while (candidate.entry != candidate.line->entries.end() && KnownToFail(candidate.entry->stage));
+  if (candidate.entry != candidate.line->entries.end()) Push(candidate);
 }
 
 bool Round::KnownToFail(int stage) {
@@ -94,10 +94,10 @@ bool Round::KnownToFail(int stage) {
   return shape.no_room[static_cast<size_t>(waiting.priority)];
 }
 
-bool Round::KnownToFail(const LineKey& line) const {
-  const ShapeRound& shape = shapes_[line.shape];
+bool Round::KnownToFail(const LineKey& key, const Line& line) const {
+  const ShapeRound& shape = shapes_[key.shape];
   if (shape.impossible) return true;
-  return shape.failed && shape.failed_end <= EarliestEnd() && shape.no_room[static_cast<size_t>(line.priority)] && !shape.asked;
+  return shape.failed && !shape.asked && shape.no_room[static_cast<size_t>(key.priority)] && shape.failed_end <= Normalised(now_ + *line.durations.begin());
 }
 
 Outcome Round::Consider(int stage) {

@@ -27,7 +27,7 @@ class Round {
     int version = 0;
     LineKey key;
     const Line* line = nullptr;
-    Line::const_iterator entry;
+    std::set<LineEntry>::const_iterator entry;
   };
   // What is known of a shape so far. Slots only become fewer within a decision, so what failed once fails again.
   struct ShapeRound {
@@ -53,12 +53,12 @@ class Round {
 
   // round.cc
   static bool Later(const Candidate& a, const Candidate& b);
-  Candidate At(const LineKey& key, const Line* line, Line::const_iterator entry) const;
+  Candidate At(const LineKey& key, const Line* line, std::set<LineEntry>::const_iterator entry) const;
   void Push(const Candidate& candidate);
   void Advance(Candidate candidate);
   bool KnownToFail(int stage);
   // Does it hold for all stages of the line, or those of them that stand in no line of a higher class?
-  bool KnownToFail(const LineKey& line) const;
+  bool KnownToFail(const LineKey& key, const Line& line) const;
   Outcome Consider(int stage);
   Outcome Evaluate(int stage);
   void Commit(int stage, const Shape& shape, const std::vector<SlotRef>& slots, std::vector<Charge> charges, absl::Time end);

@@ -90,7 +90,7 @@ void Enter(State& state, int stage) {
     const LineKey line{state.queues.Number(waiter.queue), waiter.priority, entering.shape};
     auto place = std::find_if(entering.places.begin(), entering.places.end(), [&](const LinePlace& other) { return other.line == line; });
     if (place == entering.places.end()) {
-      entering.places.push_back({line, {waiter.submitted, entering.sequence, stage}});
+      entering.places.push_back({line, {waiter.submitted, entering.sequence, stage}, entering.request.expected_duration.value_or(absl::InfiniteDuration())});
     } else {
       place->entry.submitted = std::min(place->entry.submitted, waiter.submitted);
     }
