@@ -154,6 +154,7 @@ absl::Status Coordinator::Load() {
     entry.job = &job;
     entry.view = MakeJobView(state_, job);
     entry.committed = true;
+    index_.Set(id, FromStamp(job.record.create_time()), job.record.spec().name(), job.record.state());
     by_creation_.emplace(FromStamp(job.record.create_time()), id);
     if (!job.record.request_id().empty()) request_ids_[job.record.request_id()] = id;
   }
@@ -309,6 +310,7 @@ void Coordinator::OnCommitted(const Committed& committed, int64_t revision) {
   entry->view.set_revision(revision);
   job.record.set_revision(revision);
   entry->committed = true;
+  index_.Set(committed.job_id, FromStamp(entry->view.create_time()), entry->view.spec().name(), entry->view.state());
   RefreshView(state_, job, &entry->view);
   for (int64_t number = std::max(committed.first_event, FirstEvent(job)); number < committed.end_event; ++number) {
     auto& event = job.events[number - FirstEvent(job)];

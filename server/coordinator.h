@@ -29,6 +29,7 @@
 #include "server/domain.h"
 #include "server/duration_estimates.h"
 #include "server/fleet_scheduler.h"
+#include "server/job_index.h"
 #include "server/job_store.h"
 #include "server/log_store.h"
 #include "server/metrics.h"
@@ -215,6 +216,7 @@ class Coordinator {
   FleetScheduler scheduler_;
   std::map<std::string, JobEntry> jobs_;                      // by id, as state_.jobs
   std::set<std::pair<absl::Time, std::string>> by_creation_;  // (create time, id)
+  JobIndex index_;                                            // of what is committed
   std::map<std::string, std::string> request_ids_;            // -> job id
   std::map<std::string, WorkerEntry> workers_;
   std::set<std::string> cordoned_;  // worker ids

@@ -156,28 +156,27 @@ void Coordinator::ListJobs(v1::ListJobsRequest request, Reply<v1::ListJobsRespon
     const std::string scope = "jobs?" + request.filter();
     const auto after = ParsePageToken(scope, request.page_token());
     if (!after.ok()) return after.status();
-    auto it = by_creation_.rbegin();
+    std::optional<JobIndex::Place> last;
     if (!after->empty()) {
       // The key is "NANOS ID" of the last job of the page before.
       const size_t blank = after->find(' ');
       int64_t nanos = 0;
       if (blank == std::string::npos || !absl::SimpleAtoi(after->substr(0, blank), &nanos))
         return InvalidFields({{"page_token", "is not a token of this list"}});
-      it = std::make_reverse_iterator(by_creation_.lower_bound({absl::FromUnixNanos(nanos), after->substr(blank + 1)}));
+      last = {absl::FromUnixNanos(nanos), after->substr(blank + 1)};
     }
     v1::ListJobsResponse response;
-    std::string last;
-    for (; it != by_creation_.rend(); ++it) {
-      const JobEntry& entry = jobs_.at(it->second);
-      if (!entry.committed || !filter->Matches(entry.view)) continue;
+    index_.Visit(*filter, last, [&](const JobIndex::Place& place) {
       if (response.jobs_size() == *size) {
-        response.set_next_page_token(MakePageToken(scope, last));
-        break;
+        response.set_next_page_token(MakePageToken(scope, absl::StrCat(absl::ToUnixNanos(last->first), " ", last->second)));
+        return false;
       }
-      *response.add_jobs() = entry.view;
-      for (auto& stage : *response.mutable_jobs(response.jobs_size() - 1)->mutable_stages()) stage.clear_epochs();
-      last = absl::StrCat(absl::ToUnixNanos(it->first), " ", it->second);
-    }
+      v1::Job* job = response.add_jobs();
+      *job = jobs_.at(place.second).view;
+      for (auto& stage : *job->mutable_stages()) stage.clear_epochs();
+      last = place;
+      return true;
+    });
     return response;
   });
 }

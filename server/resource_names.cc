@@ -39,11 +39,12 @@ absl::StatusOr<std::pair<std::string, std::string>> ParseStageName(const std::st
   return InvalidFields({{field, name.empty() ? "is required" : absl::StrCat("\"", Shown(name), "\" is not of the form jobs/ID/stages/STAGE")}});
 }
 
-bool JobFilter::Matches(const v1::Job& job) const {
-  if (active && IsEnded(job.state())) return false;
-  if (has_state && job.state() != state) return false;
-  if (name.empty()) return true;
-  return name_is_prefix ? absl::StartsWith(job.spec().name(), name) : job.spec().name() == name;
+bool JobFilter::Passes(v1::JobState job_state) const {
+  return !(active && IsEnded(job_state)) && !(has_state && job_state != state);
+}
+
+bool JobFilter::Passes(const std::string& job_name) const {
+  return name_is_prefix ? absl::StartsWith(job_name, name) : name.empty() || job_name == name;
 }
 
 absl::StatusOr<JobFilter> ParseJobFilter(const std::string& filter) {

@@ -23,7 +23,9 @@ struct JobFilter {
   std::string name;  // empty: any
   bool name_is_prefix = false;
 
-  bool Matches(const v1::Job& job) const;
+  // A job is meant if both its state and its name pass.
+  bool Passes(v1::JobState job_state) const;
+  bool Passes(const std::string& job_name) const;
 };
 absl::StatusOr<JobFilter> ParseJobFilter(const std::string& filter);
 
