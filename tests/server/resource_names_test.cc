@@ -35,9 +35,9 @@ TEST(ResourceNamesTest, FiltersMatch) {
     ASSERT_TRUE(filter.ok()) << filter.status();
     EXPECT_TRUE(Matches(*filter, job)) << yes;
   }
-  for (const std::string no : {"state=FAILED", "name=smo", "name=x*", "state=FAILED AND name=smoke"}) Matches(*EXPECT_FALSE(ParseJobFilter(no), job)) << no;
+  for (const std::string no : {"state=FAILED", "name=smo", "name=x*", "state=FAILED AND name=smoke"}) EXPECT_FALSE(Matches(*ParseJobFilter(no), job)) << no;
   job.set_state(v1::JOB_STATE_CANCELLED);
-  Matches(*EXPECT_FALSE(ParseJobFilter("state=ACTIVE"), job));
+  EXPECT_FALSE(Matches(*ParseJobFilter("state=ACTIVE"), job));
 }
 
 TEST(ResourceNamesTest, ABadFilterNamesItsTerm) {
