@@ -21,9 +21,18 @@ class Row:
         return f'{self.method}_w{self.weight_bits}a{self.activation_bits}_seed{self.seed}'
 
 
+LAMBDA = 1  # of guided training: see the tuning
+# Epochs of each stage. What counts is how long the last one is trained (docs/methods.md), so the others have one each.
+STAGE_EPOCHS = {'ts': [1, 9], 'pq': [1, 9], 'ts_pq': [1, 1, 1, 7]}
+
+
 def quantised(method, recipe, bits, seed, settings=()):
-    widths = [32, *(w for w in (8, 4, 2) if w > bits), bits] if 'pq' in recipe else [32, bits]
-    return Row(method, f'cifar100_resnet20_{recipe}', seed, bits, bits, (f'widths={widths}', f'quantized.epochs={EPOCHS}', *settings))
+    widths = [32, 2 * bits, bits] if 'pq' in recipe else [32, bits]
+    stages = STAGE_EPOCHS.get(recipe.removeprefix('guided_'))
+    epochs = f'quantized.stage_epochs={stages}' if stages else f'quantized.epochs={EPOCHS}'
+    if 'guided' in recipe:
+        settings = (f'guided.lambda={LAMBDA}', *settings)
+    return Row(method, f'cifar100_resnet20_{recipe}', seed, bits, bits, (f'widths={widths}', epochs, *settings))
 
 
 def full_precision(seed):
@@ -50,10 +59,13 @@ HELD_BACK = 5000
 
 def tuning_rows():
     result = [full_precision(1), quantised('baseline', 'baseline', 2, 1)]
-    result += [quantised(f'lambda_{weight}', 'guided', 2, 1, (f'guided.lambda={weight}',)) for weight in (1, 10, 100, 300)]
-    for scope in ('chain', 'stage'):
-        result += [quantised(f'ts_{scope}', 'ts', 2, 1, ('quantized.stage_epochs=[2, 8]', f'schedule={scope}')),
-                   quantised(f'pq_{scope}', 'pq', 2, 1, ('quantized.stage_epochs=[1, 1, 8]', f'schedule={scope}'))]
+    result += [quantised(f'lambda_{weight}', 'guided', 2, 1, (f'guided.lambda={weight}',)) for weight in (1, 10)]
+    result += [quantised(f'baseline_rate_{rate}', 'baseline', 2, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
+    # Half as many epochs, to see which way a setting goes.
+    short = ('quantized.epochs=5', 'quantized.learning_rate=0.05')
+    result += [quantised('short_baseline', 'baseline', 2, 1, short), quantised('short_baseline_percentile_98', 'baseline', 2, 1, (*short, 'calibration_percentile=98')),
+               quantised('short_ts', 'ts', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')), quantised('short_pq', 'pq', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')),
+               quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 
