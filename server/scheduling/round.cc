@@ -61,9 +61,7 @@ bool Round::Later(const Candidate& a, const Candidate& b) {
 Round::Candidate Round::At(const LineKey& key, const Line* line, std::set<LineEntry>::const_iterator entry) const {
   Candidate candidate{0, 0, state_.queues.version(key.queue), key, line, entry};
   if (state_.config.policy) {
-    const auto waited = absl::FDivDuration(now_ - entry->submitted, state_.config.ageing);
-    const int classes = waited >= 2 ? 2 : waited >= 1 ? 1 : 0;
-    candidate.priority = std::min(static_cast<int>(key.priority) + classes, static_cast<int>(Priority::kHigh));
+    candidate.priority = static_cast<int>(Aged(state_.config, key.priority, now_ - entry->submitted));
     candidate.share = state_.queues.Share(key.queue, now_, state_.config.share_window);
   }
   return candidate;
