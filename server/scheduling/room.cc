@@ -146,7 +146,7 @@ bool Round::AskPreemptible(int stage, const Shape& shape) {
       const StageState& running = state_.stages[other];
       std::map<int, std::vector<SlotRef>> slots;
       Collect(running, shape, static_cast<int>(running.held.size()), slots);
-      for (auto& [region, refs] : slots) regions[region].givers.push_back({other, running.priority, running.start, std::move(refs)});
+      for (auto& [region, refs] : slots) regions[region].givers.push_back({other, running.preempted_as, running.start, std::move(refs)});
       any = any || !slots.empty();
     }
   }

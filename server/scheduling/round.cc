@@ -21,7 +21,10 @@ Round::Round(State& state, absl::Time now) : state_(state), now_(now) {
   }
   if (!state_.delayed.empty()) decision_.wake_at = state_.delayed.begin()->first;
   shapes_.resize(state_.shapes.size());
-  for (const auto& [key, others] : state_.makes_way) shapes_[state_.stages[state_.Find(key)].shape].asked = true;
+  for (const auto& [key, others] : state_.makes_way) {
+    const int stage = state_.Find(key);
+    if (!state_.stages[stage].delayed) shapes_[state_.stages[stage].shape].asked.push_back(stage);
+  }
 }
 
 Decision Round::Run() {
@@ -32,7 +35,7 @@ Decision Round::Run() {
     std::pop_heap(heap_.begin(), heap_.end(), Later);
     const Candidate candidate = heap_.back();
     heap_.pop_back();
-    if (KnownToFail(candidate.key, *candidate.line)) continue;
+    if (Exhausted(candidate.key, *candidate.line)) continue;
     // Its queue was charged meanwhile. Shares only grow within a decision, so whoever is first with its share up to date is first.
     if (candidate.version != state_.queues.version(candidate.key.queue)) {
       Push(candidate);
@@ -58,9 +61,7 @@ bool Round::Later(const Candidate& a, const Candidate& b) {
 Round::Candidate Round::At(const LineKey& key, const Line* line, std::set<LineEntry>::const_iterator entry) const {
   Candidate candidate{0, 0, state_.queues.version(key.queue), key, line, entry};
   if (state_.config.policy) {
-    const auto waited = absl::FDivDuration(now_ - entry->submitted, state_.config.ageing);
-    const int classes = waited >= 2 ? 2 : waited >= 1 ? 1 : 0;
-    candidate.priority = std::min(static_cast<int>(key.priority) + classes, static_cast<int>(Priority::kHigh));
+    candidate.priority = static_cast<int>(Aged(state_.config, key.priority, now_ - entry->submitted));
     candidate.share = state_.queues.Share(key.queue, now_, state_.config.share_window);
   }
   return candidate;
@@ -72,7 +73,7 @@ void Round::Push(const Candidate& candidate) {
 }
 
 void Round::Advance(Candidate candidate) {
-  if (KnownToFail(candidate.key, *candidate.line)) return;
+  if (Exhausted(candidate.key, *candidate.line)) return;
   do {
     ++candidate.entry;
   } while (candidate.entry != candidate.line->entries.end() && KnownToFail(candidate.entry->stage));
@@ -94,10 +95,13 @@ bool Round::KnownToFail(int stage) {
   return shape.no_room[static_cast<size_t>(waiting.priority)];
 }
 
-bool Round::KnownToFail(const LineKey& key, const Line& line) const {
-  const ShapeRound& shape = shapes_[key.shape];
+bool Round::Exhausted(const LineKey& key, const Line& line) {
+  ShapeRound& shape = shapes_[key.shape];
   if (shape.impossible) return true;
-  return shape.failed && !shape.asked && shape.no_room[static_cast<size_t>(key.priority)] && shape.failed_end <= Normalised(now_ + *line.durations.begin());
+  if (!shape.failed || !shape.no_room[static_cast<size_t>(key.priority)] || Normalised(now_ + *line.durations.begin()) < shape.failed_end) return false;
+  const auto asked = std::exchange(shape.asked, {});
+  for (const int stage : asked) Consider(stage);
+  return true;
 }
 
 Outcome Round::Consider(int stage) {

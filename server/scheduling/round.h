@@ -32,8 +32,8 @@ class Round {
   // What is known of a shape so far. Slots only become fewer within a decision, so what failed once fails again.
   struct ShapeRound {
     bool impossible = false;
-    bool joined = false;  // it belongs to a head's pool
-    bool asked = false;   // for one of its stages others were asked to stop
+    bool joined = false;     // it belongs to a head's pool
+    std::vector<int> asked;  // its stages for which others were asked to stop
     bool failed = false;
     absl::Time failed_end;          // of the stage that failed: others that end no earlier fail, too
     std::array<bool, 3> no_room{};  // by priority: nobody can make room
@@ -57,8 +57,9 @@ class Round {
   void Push(const Candidate& candidate);
   void Advance(Candidate candidate);
   bool KnownToFail(int stage);
-  // Does it hold for all stages of the line, or those of them that stand in no line of a higher class?
-  bool KnownToFail(const LineKey& key, const Line& line) const;
+  // Does it hold for all stages of the line, or those of them that stand in no line of a higher class? Then those for which others were asked to stop get what
+  // these leave, and nothing else is left to do for the line.
+  bool Exhausted(const LineKey& key, const Line& line);
   Outcome Consider(int stage);
   Outcome Evaluate(int stage);
   void Commit(int stage, const Shape& shape, const std::vector<SlotRef>& slots, std::vector<Charge> charges, absl::Time end);

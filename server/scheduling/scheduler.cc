@@ -57,7 +57,11 @@ void Forget(State& state, int stage) {
 }
 
 void EnlistRunning(State& state, int stage) {
-  const StageState& running = state.stages[stage];
+  StageState& running = state.stages[stage];
+  running.preempted_as = Priority::kLow;
+  for (const Waiter& waiter : running.request.waiters) {
+    running.preempted_as = std::max(running.preempted_as, Aged(state.config, waiter.priority, running.start - waiter.submitted));
+  }
   if (running.request.preemptible && !running.stopping) AddPreemptible(state, stage);
   if (running.request.min_ranks < running.request.max_ranks) state.elastic.insert(stage);
 }
@@ -69,8 +73,13 @@ void DelistRunning(State& state, int stage) {
 
 }  // namespace
 
+Priority Aged(const SchedulerConfig& config, Priority priority, absl::Duration waited) {
+  const double classes = std::clamp(absl::FDivDuration(waited, config.ageing), 0.0, 2.0);
+  return static_cast<Priority>(std::min(static_cast<int>(priority) + static_cast<int>(classes), static_cast<int>(Priority::kHigh)));
+}
+
 void AddPreemptible(State& state, int stage) {
-  const auto priority = static_cast<size_t>(state.stages[stage].priority);
+  const auto priority = static_cast<size_t>(state.stages[stage].preempted_as);
   if (!state.preemptible[priority].insert(stage).second) return;
   auto& slots = state.preemptible_slots[priority];
   slots.resize(std::max(slots.size(), static_cast<size_t>(state.fleet.size())));
@@ -78,7 +87,7 @@ void AddPreemptible(State& state, int stage) {
 }
 
 void RemovePreemptible(State& state, int stage) {
-  const auto priority = static_cast<size_t>(state.stages[stage].priority);
+  const auto priority = static_cast<size_t>(state.stages[stage].preempted_as);
   if (state.preemptible[priority].erase(stage) == 0) return;
   for (const HeldSlot& held : state.stages[stage].held) --state.preemptible_slots[priority][held.worker];
 }

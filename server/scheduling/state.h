@@ -48,9 +48,10 @@ struct StageState {
   std::vector<HeldSlot> held;  // by rank
   absl::Time start, expected_end;
   std::vector<Charge> charges;
-  bool stopping = false;     // asked to stop at a checkpoint
-  std::string stopping_for;  // for which stage; empty: none, or it is gone
-  int resize_to = 0;         // ranks that it was asked to go on with
+  Priority preempted_as = Priority::kLow;  // its class with the ageing that it had when it started: who waited long is not stopped again at once
+  bool stopping = false;                   // asked to stop at a checkpoint
+  std::string stopping_for;                // for which stage; empty: none, or it is gone
+  int resize_to = 0;                       // ranks that it was asked to go on with
   // In which decision it was looked at last, and what came of it.
   int64_t round = 0;
   Outcome outcome = Outcome::kWaits;
@@ -97,6 +98,9 @@ struct State {
 // Puts a ready stage into its lines; takes it out of them, or out of the delayed ones.
 void Enter(State& state, int stage);
 void Leave(State& state, int stage);
+
+// The class of who has waited so long.
+Priority Aged(const SchedulerConfig& config, Priority priority, absl::Duration waited);
 
 // May a running stage be asked to stop for one of a higher class?
 void AddPreemptible(State& state, int stage);

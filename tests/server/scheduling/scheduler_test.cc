@@ -253,6 +253,18 @@ TEST_F(SchedulerTest, APreemptedStageDoesNotGoBeforeWhomItMadeRoomFor) {
   EXPECT_EQ(Decide(later + 2), Texts{"low: a/1"});
 }
 
+TEST_F(SchedulerTest, AStageThatAgedBeforeItStartedIsNotPreempted) {
+  Add(MakeWorker("a", 1));
+  StageRequest low = MakeStage("low", 1, 0, "", Priority::kLow);
+  low.preemptible = true;
+  Add(low);
+  Decide(25 * kHour);
+  Add(MakeStage("normal", 1, 25 * kHour));
+  EXPECT_EQ(Decide(26 * kHour), Texts{}) << "it was normal itself when it started";
+  Add(MakeStage("high", 1, 26 * kHour, "", Priority::kHigh));
+  EXPECT_EQ(Decide(26 * kHour), Texts{"stop low for high"});
+}
+
 TEST_F(SchedulerTest, WhatMadeRoomGoesOnWhenTheOtherIsCancelled) {
   Add(MakeWorker("a", 1));
   StageRequest low = MakeStage("low", 1, 0, "", Priority::kLow);
