@@ -221,7 +221,7 @@ void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolv
     if (news) UpdateWorker(*worker);
   }
   if (job.record.state() == v1::JOB_STATE_RESOLVING && !answer.digest.empty()) {
-    Handle(DataResolved{job.record.job_id(), answer.digest, answer.weights_digest});
+    Handle(DataResolved{job.record.job_id(), answer.digest, answer.weights_digest, [this](const std::string& sha256) { return artifacts_->IsWhole(sha256); }});
   } else {
     SettleResolving(entry);
   }

@@ -12,6 +12,7 @@
 //             4. At most one stage of a key is not ended.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -30,6 +31,8 @@ struct DataResolved {  // the first digest: plan the job
   std::string job_id;
   std::string digest;
   std::string weights_digest = "";  // of a job with initial weights
+  // Whether a done stage's checkpoint is still in the artifact store; a stage whose checkpoint is gone counts as not done. Null: all are there.
+  std::function<bool(const std::string& sha256)> is_stored = nullptr;
 };
 struct DataRejected {  // no worker can read the data
   std::string job_id;

@@ -61,7 +61,9 @@ class Machine {
   void AddEvent(const Stage& stage, const std::string& type, const std::string& message);
 
   // Jobs.
-  void Plan(Job* job);
+  void Plan(Job* job, const std::function<bool(const std::string&)>& is_stored);
+  // Those of its stages that are done, but whose checkpoints are gone although they are needed, are to be trained again.
+  void ForgetLost(Job* job, const std::function<bool(const std::string&)>& is_stored);
   void Join(Job* job, records::JobStage* link);
   void Rejoin(Job* job, records::JobStage* link);
   void Revive(Stage* stage);

@@ -66,11 +66,34 @@ void Machine::On(const DataResolved& e) {
   if (job == nullptr || job->record.state() != v1::JOB_STATE_RESOLVING) return;
   job->record.set_data_digest(e.digest);
   job->record.set_initial_weights_digest(e.weights_digest);
-  Plan(job);
+  Plan(job, e.is_stored);
   SettleJob(e.job_id);
 }
 
-void Machine::Plan(Job* job) {
+void Machine::ForgetLost(Job* job, const std::function<bool(const std::string&)>& is_stored) {
+  if (is_stored == nullptr) return;
+  auto& links = *job->record.mutable_job_stages();
+  std::set<std::string> needed;  // names of stages that another one will start from
+  for (int i = links.size() - 1; i >= 0; --i) {
+    Stage* stage = Find(links[i].stage());
+    const bool has_children = std::any_of(links.begin(), links.end(), [&](const auto& other) { return other.parent() == links[i].name(); });
+    const bool done = stage->record.state() == v1::STAGE_STATE_SUCCEEDED;
+    const bool lost = done && (!has_children || needed.count(links[i].name()) > 0) && !is_stored(stage->record.checkpoint().sha256());
+    if (lost) {
+      stage->record.clear_checkpoint();
+      stage->epochs.clear();
+      Revive(stage);
+      links[i].set_sharing(v1::STAGE_SHARING_JOINED);
+    }
+    if (!done || lost) needed.insert(links[i].parent());
+  }
+  for (const auto& link : links) {
+    Stage* stage = Find(link.stage());
+    if (stage->record.state() == v1::STAGE_STATE_PENDING && !ParentDone(*stage)) Wait(stage);
+  }
+}
+
+void Machine::Plan(Job* job, const std::function<bool(const std::string&)>& is_stored) {
   std::map<std::string, std::string> keys, names;  // of this job's stages: key, and the training run's name
   int shared = 0;
   const std::string salt = job->record.spec().has_share() && !job->record.spec().share() ? job->record.job_id() : "";
@@ -105,6 +128,7 @@ void Machine::Plan(Job* job) {
     }
     names[link->name()] = link->stage();
   }
+  ForgetLost(job, is_stored);
   SetJob(job, v1::JOB_STATE_PENDING, "");
   AddEvent(job, "", "JobPlanned",
            absl::StrCat(job->record.job_stages_size(), " stages", shared > 0 ? absl::StrCat(", ", shared, " of them shared") : "", "; data set digest ",

@@ -145,7 +145,7 @@ class BadInputTest(harness.Case):
             if path.suffix != '.json':
                 os.chmod(path, 0o600)
                 path.write_bytes(path.read_bytes()[:-100])
-        # The next job recomputes its own first stage, so the rotten file is never read silently: it is either unused or refused.
+        # The next job does not take the stage over, whose checkpoint is not whole: it is trained again.
         again = self.submit(SMOKE, '--set', 'pretrain.epochs=1')
         self.wait_state(again, 'SUCCEEDED')
         self.assertIsNone(worker.process.poll())

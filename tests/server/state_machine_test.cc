@@ -709,6 +709,36 @@ TEST(StateMachineTest, AReloadMakesUpForWhatACrashCutOff) {
   EXPECT_EQ(h.stage_state(1), v1::STAGE_STATE_PENDING);
 }
 
+TEST(StateMachineTest, AStageWhoseCheckpointIsGoneIsTrainedAgainWhereItIsNeeded) {
+  Harness h(testing::SmallSpec());
+  h.Plan();
+  for (int i = 0; i < 5; ++i) {
+    h.Start(i, {"a", "a"});
+    h.Finish(i);
+  }
+  const std::string first = h.At(0).record.checkpoint().sha256(), last = h.At(4).record.checkpoint().sha256();
+  h.Add("k", testing::SmallSpec());
+  h.Do(DataResolved{"k", testing::kDigestA, "", [&](const std::string& sha256) { return sha256 != first; }});
+  EXPECT_EQ(h.job("k").record.state(), v1::JOB_STATE_SUCCEEDED) << "nothing starts from it any more";
+  h.Add("l", testing::SmallSpec());
+  h.Do(DataResolved{"l", testing::kDigestA, "", [&](const std::string& sha256) { return sha256 != last; }});
+  EXPECT_EQ(h.stage_state(4), v1::STAGE_STATE_PENDING);
+  EXPECT_FALSE(h.At(4).record.has_checkpoint());
+  EXPECT_EQ(h.stage_state(3), v1::STAGE_STATE_SUCCEEDED);
+  EXPECT_EQ(h.seen("j", 4), v1::STAGE_STATE_SUCCEEDED) << "an ended job stays as it was";
+  h.Start(4, {"a", "a"});
+  EXPECT_EQ(h.generation(4), 2);
+  ASSERT_TRUE(h.At(4).epochs.empty());
+  h.Finish(4);
+  EXPECT_EQ(h.job("l").record.state(), v1::JOB_STATE_SUCCEEDED);
+  v1::JobSpec longer = testing::SmallSpec();
+  longer.add_widths(2);
+  h.Add("m", longer);
+  h.Do(DataResolved{"m", testing::kDigestA, "", [&](const std::string& sha256) { return sha256 != first; }});
+  EXPECT_EQ(h.stage_state(0), v1::STAGE_STATE_PENDING) << "another stage starts from it";
+  EXPECT_EQ(h.state.stages.at("jobs/m/stages/W8A32").record.state(), v1::STAGE_STATE_BLOCKED);
+}
+
 TEST(StateMachineTest, AnotherNameOfTheDataStaysWithTheJobThatIsLeft) {
   v1::JobSpec by_path = testing::OneStageSpec();
   by_path.mutable_data()->clear_name();
