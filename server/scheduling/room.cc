@@ -42,8 +42,8 @@ Round::Regions Round::FreeRegions(const Shape& shape) const {
   Regions regions;
   const SlotFilter filter = shape.Filter();
   for (const int worker : shape.workers) {
-    auto& free = regions[shape.key.one_host ? state_.fleet.worker(worker).host : 0].free;
     if (state_.fleet.Count(worker, filter) == 0) continue;
+    auto& free = regions[shape.key.one_host ? state_.fleet.worker(worker).host : 0].free;
     const auto& slots = state_.fleet.worker(worker).slots;
     for (int i = 0; i < static_cast<int>(slots.size()); ++i) {
       if (filter.Matches(slots[i])) free.push_back({worker, i});
@@ -65,15 +65,23 @@ void Round::Collect(const StageState& running, const Shape& shape, int most, std
 }
 
 bool Round::ReserveOwn(int stage, const Shape& shape) {
-  Regions regions = FreeRegions(shape);
+  const auto least = static_cast<size_t>(shape.allowed_ranks.back());
+  Regions regions;
+  bool enough = false;
   for (const std::string& key : state_.makes_way[state_.stages[stage].request.key]) {
     const StageState& running = state_.stages[state_.Find(key)];
     const int surplus = running.resize_to > 0 ? static_cast<int>(running.held.size()) - running.resize_to : static_cast<int>(running.held.size());
     std::map<int, std::vector<SlotRef>> slots;
     Collect(running, shape, surplus, slots);
-    for (const auto& [region, refs] : slots) regions[region].own.insert(regions[region].own.end(), refs.begin(), refs.end());
+    for (const auto& [region, refs] : slots) {
+      auto& own = regions[region].own;
+      own.insert(own.end(), refs.begin(), refs.end());
+      enough = enough || own.size() >= least;
+    }
   }
-  const auto least = static_cast<size_t>(shape.allowed_ranks.back());
+  if (!enough) {
+    for (auto& [number, region] : FreeRegions(shape)) regions[number].free = std::move(region.free);
+  }
   for (auto& [number, region] : regions) {
     auto& slots = region.own;
     slots.insert(slots.end(), region.free.begin(), region.free.end());
