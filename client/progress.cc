@@ -219,8 +219,9 @@ std::string Progress::OnJob(const v1::Job& job) {
     if (stage.state() == v1::STAGE_STATE_RUNNING && (!known || before->state() != stage.state() || before->generation() != stage.generation())) {
       if (!style_.terminal) lines += StartLine(stage);
     }
-    // Epochs that were over before this watch began are not told again.
-    const int told = known ? before->epochs_size() : started_ ? 0 : stage.epochs_size();
+    // Epochs that were over before this watch began, or trained for another job, are not told again.
+    const bool trained = stage.sharing() != v1::STAGE_SHARING_REUSED;
+    const int told = !trained ? stage.epochs_size() : known ? before->epochs_size() : started_ ? 0 : stage.epochs_size();
     for (int i = told; i < stage.epochs_size() && !style_.terminal; ++i) lines += EpochLine(name, stage.epochs(i), stage.spec().epochs());
     if (!known || before->state() != stage.state()) lines += EndLine(stage);
   }

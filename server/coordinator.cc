@@ -65,10 +65,6 @@ std::vector<StoreCommit> Split(std::vector<StorePut> puts, std::vector<std::stri
   return commits;
 }
 
-absl::Time FromStamp(const google::protobuf::Timestamp& stamp) {
-  return absl::FromUnixNanos(stamp.seconds() * 1'000'000'000 + stamp.nanos());
-}
-
 }  // namespace
 
 Coordinator::Coordinator(Options options, JobStore* store, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics)
@@ -155,7 +151,6 @@ absl::Status Coordinator::Load() {
     entry.view = MakeJobView(state_, job);
     entry.committed = true;
     index_.Set(id, FromStamp(job.record.create_time()), job.record.spec().name(), job.record.state());
-    by_creation_.emplace(FromStamp(job.record.create_time()), id);
     if (!job.record.request_id().empty()) request_ids_[job.record.request_id()] = id;
   }
   for (const auto& [name, stage] : state_.stages) {

@@ -214,10 +214,9 @@ class Coordinator {
   State state_;
   DurationEstimates estimates_;
   FleetScheduler scheduler_;
-  std::map<std::string, JobEntry> jobs_;                      // by id, as state_.jobs
-  std::set<std::pair<absl::Time, std::string>> by_creation_;  // (create time, id)
-  JobIndex index_;                                            // of what is committed
-  std::map<std::string, std::string> request_ids_;            // -> job id
+  std::map<std::string, JobEntry> jobs_;            // by id, as state_.jobs
+  JobIndex index_;                                  // of what is committed
+  std::map<std::string, std::string> request_ids_;  // -> job id
   std::map<std::string, WorkerEntry> workers_;
   std::set<std::string> cordoned_;  // worker ids
   std::map<const WorkerStream*, std::string> worker_of_stream_;

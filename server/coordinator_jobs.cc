@@ -108,13 +108,10 @@ void Coordinator::DoCreateJob(v1::CreateJobRequest request, Reply<v1::Job> reply
   JobEntry& entry = jobs_[id];
   entry.job = &state_.jobs[id];
   auto& record = entry.job->record;
-  const absl::Time now = Now();
-  const int64_t nanos = absl::ToUnixNanos(now);
   record.set_job_id(id);
   *record.mutable_spec() = *std::move(spec);
   record.set_state(v1::JOB_STATE_RESOLVING);
-  record.mutable_create_time()->set_seconds(nanos / 1'000'000'000);
-  record.mutable_create_time()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  SetTime(Now(), record.mutable_create_time());
   record.set_request_id(request.request_id());
   record.set_request_digest(digest);
   records::EventRecord event;
@@ -123,7 +120,6 @@ void Coordinator::DoCreateJob(v1::CreateJobRequest request, Reply<v1::Job> reply
   entry.job->events.push_back(std::move(event));
   ++entry.job->next_event;
   if (!request.request_id().empty()) request_ids_[request.request_id()] = id;
-  by_creation_.emplace(absl::FromUnixNanos(nanos), id);
   state_.active_jobs.insert(id);
   SettleResolving(&entry);
   Outcome outcome;
@@ -190,8 +186,12 @@ void Coordinator::ChangeJob(std::string name, std::function<absl::Status(const J
     if (auto s = check(*entry->job); !s.ok()) {
       return AfterCommits([s, reply = std::move(reply)] { reply(s); });
     }
+    const bool had_ended = IsEnded(entry->job->record.state());
     Handle(event(entry->job->record.job_id()));
-    for (auto& [id, worker] : workers_) AskForData(*entry, &worker);
+    // Workers that came since its end were not asked for its data.
+    for (auto& [id, worker] : workers_) {
+      if (had_ended) AskForData(*entry, &worker);
+    }
     AfterCommits([entry, reply = std::move(reply)] { reply(entry->view); });
   });
 }

@@ -177,8 +177,9 @@ void Coordinator::OnHello(const std::shared_ptr<WorkerStream>& stream, const v1:
                absl::StrJoin(hello.datasets(), ", "), running.size(), welcome->fenced_size());
   UpdateWorker(worker);
   Handle(WorkerBack{worker.id, same_incarnation, running, options_.lease});
-  for (const auto& [created, id] : by_creation_) {  // older jobs are asked for, and so planned, first
-    if (state_.active_jobs.count(id) == 0) continue;
+  std::set<std::pair<absl::Time, std::string>> active;  // older jobs are asked for, and so planned, first
+  for (const auto& id : state_.active_jobs) active.emplace(FromStamp(state_.jobs.at(id).record.create_time()), id);
+  for (const auto& [created, id] : active) {
     JobEntry* entry = Find(id);
     entry->job->data.erase(worker.id);
     if (entry->committed) AskForData(*entry, &worker);

@@ -100,6 +100,9 @@ inline bool IsEnded(v1::StageState state) {
   return state == v1::STAGE_STATE_SUCCEEDED || state == v1::STAGE_STATE_FAILED || state == v1::STAGE_STATE_CANCELLED;
 }
 
+absl::Time FromStamp(const google::protobuf::Timestamp& stamp);
+void SetTime(absl::Time time, google::protobuf::Timestamp* stamp);
+
 // jobs/ID and jobs/ID/stages/NAME. A stage's own name, and what a job calls it.
 std::string JobName(const std::string& job_id);
 std::string StageName(const std::string& job_id, const std::string& stage);

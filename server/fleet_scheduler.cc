@@ -26,10 +26,6 @@ scheduling::Priority PriorityOf(v1::PriorityClass priority) {
                                                : scheduling::Priority::kNormal;
 }
 
-absl::Time FromStamp(const google::protobuf::Timestamp& stamp) {
-  return absl::FromUnixNanos(stamp.seconds() * 1'000'000'000 + stamp.nanos());
-}
-
 }  // namespace
 
 std::string DataKey(const v1::DataSpec& data, const std::string& digest, const std::string& weights_path, const std::string& weights_digest) {

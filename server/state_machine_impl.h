@@ -97,6 +97,4 @@ class Machine {
   Outcome outcome_;
 };
 
-void SetTime(absl::Time time, google::protobuf::Timestamp* stamp);
-
 }  // namespace bitstair::server

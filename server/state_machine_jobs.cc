@@ -74,6 +74,7 @@ void Machine::ForgetLost(Job* job, const std::function<bool(const std::string&)>
   if (is_stored == nullptr) return;
   auto& links = *job->record.mutable_job_stages();
   std::set<std::string> needed;  // names of stages that another one will start from
+  std::set<std::string> forgotten;
   for (int i = links.size() - 1; i >= 0; --i) {
     Stage* stage = Find(links[i].stage());
     const bool has_children = std::any_of(links.begin(), links.end(), [&](const auto& other) { return other.parent() == links[i].name(); });
@@ -84,12 +85,25 @@ void Machine::ForgetLost(Job* job, const std::function<bool(const std::string&)>
       stage->epochs.clear();
       Revive(stage);
       links[i].set_sharing(v1::STAGE_SHARING_JOINED);
+      forgotten.insert(links[i].stage());
     }
     if (!done || lost) needed.insert(links[i].parent());
   }
-  for (const auto& link : links) {
-    Stage* stage = Find(link.stage());
-    if (stage->record.state() == v1::STAGE_STATE_PENDING && !ParentDone(*stage)) Wait(stage);
+  if (forgotten.empty()) return;
+  // What was to start from them waits again, and so do its jobs, those of others too.
+  for (auto& [name, child] : state_.stages) {
+    const std::string& parent = child.record.parent_stage();
+    if (child.record.state() != v1::STAGE_STATE_PENDING || forgotten.count(parent) == 0) continue;
+    Wait(&child);
+    for (const auto& id : child.jobs) {
+      Job* other = FindJob(id);
+      for (auto& link : *other->record.mutable_job_stages()) {
+        if (link.stage() != parent || link.state() != v1::STAGE_STATE_SUCCEEDED) continue;
+        link.clear_state();
+        outcome_.jobs_changed.insert(id);
+        Rejoin(other, &link);
+      }
+    }
   }
 }
 

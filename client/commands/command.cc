@@ -135,7 +135,9 @@ int PrintResult(const v1::Job& job, const std::string& output, bool quiet) {
     Complain(absl::StrCat("job ", name, " failed: ", job.reason()));
   } else if (!quiet) {
     double seconds = 0;
-    for (const v1::Stage& stage : job.stages()) seconds += stage.seconds();
+    for (const v1::Stage& stage : job.stages()) {
+      if (stage.sharing() != v1::STAGE_SHARING_REUSED) seconds += stage.seconds();
+    }
     Complain(absl::StrCat("job ", name, " ", StateWord(job.state()), ", ", Duration(seconds), " of training", job.reason().empty() ? "" : ": ", job.reason()));
   }
   return ExitCodeOf(job.state());
