@@ -194,6 +194,22 @@ absl::StatusOr<v1::Job> Client::ResumeJob(const std::string& job) {
   return Unary<v1::ResumeJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->ResumeJob(context, in, out); }, request);
 }
 
+absl::StatusOr<v1::Job> Client::PinJob(const std::string& job, bool pinned) {
+  if (pinned) {
+    v1::PinJobRequest request;
+    request.set_name(JobName(job));
+    return Unary<v1::PinJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->PinJob(context, in, out); }, request);
+  }
+  v1::UnpinJobRequest request;
+  request.set_name(JobName(job));
+  return Unary<v1::UnpinJobRequest, v1::Job>([this](auto* context, const auto& in, auto* out) { return jobs_->UnpinJob(context, in, out); }, request);
+}
+
+absl::StatusOr<v1::CollectGarbageResponse> Client::CollectGarbage(const v1::CollectGarbageRequest& request) {
+  return Unary<v1::CollectGarbageRequest, v1::CollectGarbageResponse>(
+      [this](auto* context, const auto& in, auto* out) { return artifacts_->CollectGarbage(context, in, out); }, request);
+}
+
 absl::StatusOr<v1::Job> Client::RetryJob(const std::string& job) {
   v1::RetryJobRequest request;
   request.set_name(JobName(job));

@@ -59,6 +59,9 @@ class Client {
   absl::StatusOr<v1::Job> ResumeJob(const std::string& job);
   absl::StatusOr<v1::Job> RetryJob(const std::string& job);
   absl::StatusOr<v1::Job> PrioritizeJob(const std::string& job, v1::PriorityClass priority);
+  // Keeps its checkpoints from garbage collection, or no longer.
+  absl::StatusOr<v1::Job> PinJob(const std::string& job, bool pinned);
+  absl::StatusOr<v1::CollectGarbageResponse> CollectGarbage(const v1::CollectGarbageRequest& request);
   absl::StatusOr<std::vector<v1::Event>> ListEvents(const std::string& job);
   // All epochs of all stages, with the telemetry of their layers; stages without epochs are left out.
   absl::StatusOr<std::vector<v1::StageMetrics>> ListMetrics(const std::string& job);

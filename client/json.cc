@@ -1,6 +1,8 @@
 #include "client/json.h"
 
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/duration.pb.h>
+#include <google/protobuf/struct.pb.h>
 #include <google/protobuf/timestamp.pb.h>
 #include <google/protobuf/util/time_util.h>
 
@@ -22,6 +24,31 @@ using google::protobuf::util::TimeUtil;
 
 Json Number(double value) {
   return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+Json AnyJson(const google::protobuf::Value& value) {
+  switch (value.kind_case()) {
+    case google::protobuf::Value::kNumberValue:
+      return value.number_value() == std::floor(value.number_value()) && std::abs(value.number_value()) < 1e15
+                 ? Json(static_cast<int64_t>(value.number_value()))
+                 : Number(value.number_value());
+    case google::protobuf::Value::kStringValue:
+      return value.string_value();
+    case google::protobuf::Value::kBoolValue:
+      return value.bool_value();
+    case google::protobuf::Value::kListValue: {
+      Json list = Json::array();
+      for (const auto& item : value.list_value().values()) list.push_back(AnyJson(item));
+      return list;
+    }
+    case google::protobuf::Value::kStructValue: {
+      std::map<std::string, Json> sorted;
+      for (const auto& [key, item] : value.struct_value().fields()) sorted[key] = AnyJson(item);
+      return sorted.empty() ? Json::object() : Json(sorted);
+    }
+    default:
+      return nullptr;
+  }
 }
 
 // One value; index < 0: of a field that is not repeated.
@@ -80,16 +107,23 @@ Json ToJson(const Message& message, EnumWords words) {
   if (message.GetDescriptor() == google::protobuf::Timestamp::descriptor()) {
     return TimeUtil::ToString(static_cast<const google::protobuf::Timestamp&>(message));
   }
+  if (message.GetDescriptor() == google::protobuf::Duration::descriptor()) {
+    return TimeUtil::ToString(static_cast<const google::protobuf::Duration&>(message));
+  }
+  if (message.GetDescriptor() == google::protobuf::ListValue::descriptor()) {
+    google::protobuf::Value value;
+    *value.mutable_list_value() = static_cast<const google::protobuf::ListValue&>(message);
+    return AnyJson(value);
+  }
   Json result = Json::object();
   const auto& reflection = *message.GetReflection();
   for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor& field = *message.GetDescriptor()->field(i);
     if (field.is_map()) {
-      std::map<std::string, std::string> sorted;  // maps hold strings only
+      std::map<std::string, Json> sorted;  // keys are strings
       for (int j = 0; j < reflection.FieldSize(message, &field); ++j) {
         const Message& entry = reflection.GetRepeatedMessage(message, &field, j);
-        sorted[entry.GetReflection()->GetString(entry, field.message_type()->map_key())] =
-            entry.GetReflection()->GetString(entry, field.message_type()->map_value());
+        sorted[entry.GetReflection()->GetString(entry, field.message_type()->map_key())] = ValueJson(entry, *field.message_type()->map_value(), -1, words);
       }
       if (!sorted.empty()) result[field.name()] = sorted;
     } else if (field.is_repeated()) {
@@ -113,6 +147,17 @@ Shared CountShared(const v1::Job& job) {
   return shared;
 }
 
+std::optional<double> FullPrecisionTop1(const v1::Job& job, const v1::Stage& stage) {
+  const v1::Stage* at = &stage;
+  for (int steps = 0; at != nullptr && steps <= job.stages_size(); ++steps) {
+    if (at->spec().weight_bits() == 32 && at->spec().activation_bits() == 32) return LastTop1(*at);
+    const auto parent =
+        std::find_if(job.stages().begin(), job.stages().end(), [&](const v1::Stage& other) { return other.spec().name() == at->spec().parent(); });
+    at = parent == job.stages().end() ? nullptr : &*parent;
+  }
+  return std::nullopt;
+}
+
 Json JobJson(const v1::Job& job, bool details) {
   Json result;
   result["job"] = ShortName(job.name());
@@ -122,11 +167,9 @@ Json JobJson(const v1::Job& job, bool details) {
   result["create_time"] = ToJson(job.create_time());
   result["end_time"] = job.has_end_time() ? ToJson(job.end_time()) : Json(nullptr);
   double seconds = 0;
-  std::optional<double> full_precision;
-  for (const v1::Stage& stage : job.stages()) {
-    seconds += stage.seconds();
-    if (stage.spec().weight_bits() == 32 && stage.spec().activation_bits() == 32) full_precision = LastTop1(stage);
-  }
+  for (const v1::Stage& stage : job.stages()) seconds += stage.seconds();
+  if (job.has_expected_end_time()) result["expected_end_time"] = ToJson(job.expected_end_time());
+  result["pinned"] = job.pinned();
   result["seconds"] = seconds;
   result["slot_seconds_saved"] = CountShared(job).slot_seconds;
   if (details) result["spec"] = ToJson(job.spec(), EnumWords::kRecipe);
@@ -134,8 +177,10 @@ Json JobJson(const v1::Job& job, bool details) {
   for (const v1::Stage& stage : job.stages()) {
     const bool measured = !stage.epochs().empty();
     const v1::EpochResult last = measured ? stage.epochs(stage.epochs_size() - 1) : v1::EpochResult();
+    const std::optional<double> full_precision = FullPrecisionTop1(job, stage);
     Json out;
     out["name"] = ShortName(stage.name());
+    out["parent"] = stage.spec().parent();
     out["weight_bits"] = stage.spec().weight_bits();
     out["activation_bits"] = stage.spec().activation_bits();
     out["state"] = StateWord(stage.state());
@@ -169,6 +214,10 @@ Json JobJson(const v1::Job& job, bool details) {
     out["key"] = stage.key();
     out["sharing"] = absl::AsciiStrToLower(absl::StripPrefix(v1::StageSharing_Name(stage.sharing()), "STAGE_SHARING_"));
     if (!stage.shared_with().empty()) out["shared_with"] = stage.shared_with();
+    if (!stage.gate().empty()) out["gate"] = stage.gate();
+    if (stage.memory_bytes() > 0) out["memory_bytes"] = stage.memory_bytes();
+    if (stage.has_expected_start_time()) out["expected_start_time"] = ToJson(stage.expected_start_time());
+    if (stage.has_expected_end_time()) out["expected_end_time"] = ToJson(stage.expected_end_time());
     out["attempts"] = stage.attempts();
     out["generation"] = stage.generation();
     out["resumed_epoch"] = stage.resumed_epoch();

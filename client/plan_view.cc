@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/client.h"
 #include "client/table.h"
 #include "core/training/schedule.h"
 
@@ -33,6 +34,11 @@ std::string RateText(const v1::StageSpec& stage) {
   return absl::StrFormat("%.4g -> %.4g", rates.first, rates.last);
 }
 
+// "jobs/a" of "jobs/a/stages/W4A4"
+std::string JobOf(const std::string& stage) {
+  return stage.substr(0, stage.find("/stages/"));
+}
+
 std::string BitsText(const v1::StageSpec& stage) {
   return absl::StrCat(stage.weight_bits(), "/", stage.activation_bits());
 }
@@ -50,19 +56,63 @@ LearningRateRange LearningRates(const v1::StageSpec& stage) {
   return {core::LearningRateAt(schedule, stage.schedule_offset(), 0, 1), core::LearningRateAt(schedule, stage.schedule_offset() + stage.epochs() - 1, 0, 1)};
 }
 
-std::string PlanText(const std::vector<v1::StageSpec>& stages) {
+std::string PlanText(const std::vector<server::PlannedStage>& stages) {
   std::vector<std::vector<std::string>> rows;
-  for (const v1::StageSpec& stage : stages) {
+  const bool gates = std::any_of(stages.begin(), stages.end(), [](const auto& planned) { return !planned.require.empty(); });
+  for (const auto& [stage, require, on_gate_failure] : stages) {
     rows.push_back({stage.name(), BitsText(stage), stage.parent().empty() ? "-" : stage.parent(), absl::StrCat(stage.epochs()), RateText(stage),
                     ScheduleText(stage), ActivationText(stage)});
+    if (gates) {
+      rows.back().push_back(require.empty()                                   ? "-"
+                            : on_gate_failure == v1::GATE_ACTION_GO_ON ? absl::StrCat(require, ", else goes on")
+                                                                       : absl::StrCat(require, ", else stops"));
+    }
   }
   using enum Align;
-  return Table({"stage", "bits W/A", "parent", "epochs", "learning rate", "schedule", "activation"}, {kLeft, kRight, kLeft, kRight, kLeft, kLeft, kLeft}, rows);
+  std::vector<std::string> names{"stage", "bits W/A", "parent", "epochs", "learning rate", "schedule", "activation"};
+  std::vector<Align> aligns{kLeft, kRight, kLeft, kRight, kLeft, kLeft, kLeft};
+  if (gates) {
+    names.push_back("requires");
+    aligns.push_back(kLeft);
+  }
+  return Table(names, aligns, rows);
 }
 
-std::string PlanDot(const std::string& name, const std::vector<v1::StageSpec>& stages) {
+std::string PreviewText(const v1::Job& job) {
+  const auto time = [](const google::protobuf::Timestamp& at) { return ToJson(at).get<std::string>().substr(0, 19); };
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::Stage& stage : job.stages()) {
+    std::string where;
+    for (const v1::RankPlacement& rank : stage.placement()) absl::StrAppend(&where, where.empty() ? "" : ", ", ShortName(rank.worker()));
+    const bool done = stage.state() == v1::STAGE_STATE_SUCCEEDED;
+    rows.push_back({stage.spec().name(), BitsText(stage.spec()), stage.spec().parent().empty() ? "-" : stage.spec().parent(),
+                    absl::StrCat(stage.spec().epochs()),
+                    stage.shared_with().empty() ? "-" : absl::StrCat(done ? "done in " : "joins ", ShortName(JobOf(stage.shared_with()))),
+                    stage.memory_bytes() > 0 ? absl::StrFormat("%.0f MB", static_cast<double>(stage.memory_bytes()) / 1e6) : "-",
+                    stage.has_expected_start_time() ? time(stage.expected_start_time()) : "-",
+                    stage.has_expected_end_time() ? time(stage.expected_end_time()) : "-", !where.empty() ? where : stage.reason().empty() ? "-" : stage.reason()});
+  }
+  using enum Align;
+  std::string text = Table({"stage", "bits W/A", "parent", "epochs", "shared", "memory", "start (UTC)", "end (UTC)", "ranks on, or what it waits for"},
+                           {kLeft, kRight, kLeft, kRight, kLeft, kRight, kLeft, kLeft, kLeft}, rows);
+  const Shared shared = CountShared(job);
+  if (shared.stages > 0) {
+    absl::StrAppend(&text, shared.stages, " of ", job.stages_size(), " stages are shared; ", Duration(shared.slot_seconds), " of slot time saved\n");
+  }
+  if (job.has_expected_end_time()) absl::StrAppend(&text, "ends at about ", time(job.expected_end_time()), " UTC\n");
+  for (const std::string& note : job.notes()) absl::StrAppend(&text, "note: ", note, "\n");
+  return text;
+}
+
+Json PreviewJson(const v1::Job& job) {
+  Json result = JobJson(job, false);
+  result["notes"] = std::vector<std::string>(job.notes().begin(), job.notes().end());
+  return result;
+}
+
+std::string PlanDot(const std::string& name, const std::vector<server::PlannedStage>& stages) {
   std::string out = absl::StrCat("digraph \"", name, "\" {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
-  for (const v1::StageSpec& stage : stages) {
+  for (const auto& [stage, require, on_gate_failure] : stages) {
     absl::StrAppend(&out, "  \"", stage.name(), "\" [label=\"", stage.name(), "\\n", stage.epochs(), stage.epochs() == 1 ? " epoch" : " epochs", "\\n",
                     RateText(stage), "\"];\n");
     if (!stage.parent().empty()) absl::StrAppend(&out, "  \"", stage.parent(), "\" -> \"", stage.name(), "\";\n");
@@ -70,13 +120,17 @@ std::string PlanDot(const std::string& name, const std::vector<v1::StageSpec>& s
   return out + "}\n";
 }
 
-Json PlanJson(const v1::JobSpec& spec, const std::vector<v1::StageSpec>& stages) {
+Json PlanJson(const v1::JobSpec& spec, const std::vector<server::PlannedStage>& stages) {
   Json result;
   result["name"] = spec.name();
   result["spec"] = ToJson(spec, EnumWords::kRecipe);
   result["stages"] = Json::array();
-  for (const v1::StageSpec& stage : stages) {
+  for (const auto& [stage, require, on_gate_failure] : stages) {
     Json out = ToJson(stage, EnumWords::kRecipe);
+    if (!require.empty()) {
+      out["require"] = require;
+      out["on_gate_failure"] = on_gate_failure == v1::GATE_ACTION_GO_ON ? "go_on" : "stop";
+    }
     for (const char* shared : {"data", "environment", "checkpoint", "data_digest", "initial_weights_digest"}) {
       out.erase(shared);  // the job's, in "spec"; the digests are the workers'
     }

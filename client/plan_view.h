@@ -6,6 +6,7 @@
 
 #include "bitstair/v1/job.pb.h"
 #include "client/json.h"
+#include "server/planner.h"
 
 namespace bitstair::client {
 
@@ -16,11 +17,16 @@ struct LearningRateRange {
 };
 LearningRateRange LearningRates(const v1::StageSpec& stage);
 
-// A table: stage, bits W/A, parent, epochs, learning rate, schedule, activation.
-std::string PlanText(const std::vector<v1::StageSpec>& stages);
+// A table: stage, bits W/A, parent, epochs, learning rate, schedule, activation; "requires" where something is required.
+std::string PlanText(const std::vector<server::PlannedStage>& stages);
 // Graphviz: one node per stage, an edge from each parent.
-std::string PlanDot(const std::string& name, const std::vector<v1::StageSpec>& stages);
+std::string PlanDot(const std::string& name, const std::vector<server::PlannedStage>& stages);
 // {"name", "spec": the recipe with all defaults, "stages": [{"name", "parent", ...}]}
-Json PlanJson(const v1::JobSpec& spec, const std::vector<v1::StageSpec>& stages);
+Json PlanJson(const v1::JobSpec& spec, const std::vector<server::PlannedStage>& stages);
+
+// A coordinator's answer to validate_only: what is shared, where it would run, when it would start and end.
+std::string PreviewText(const v1::Job& job);
+// As JobJson, with "notes".
+Json PreviewJson(const v1::Job& job);
 
 }  // namespace bitstair::client

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/client.h"
@@ -63,6 +64,7 @@ std::string EndLine(const v1::Stage& stage) {
                              stage.epochs().empty() ? "-" : absl::StrFormat("%.2f %%", Top1(stage)), stage.seconds(),
                              stage.checkpoint().sha256().substr(0, 12));
     case v1::STAGE_STATE_FAILED:
+      if (absl::EndsWith(stage.gate(), "missed")) return absl::StrCat(name, ": done, but ", stage.gate(), "; nothing goes on from here\n");
       return absl::StrCat(name, ": failed after ", stage.attempts(), stage.attempts() == 1 ? " attempt" : " attempts", "\n");
     case v1::STAGE_STATE_CANCELLED:
       return stage.attempts() > 0 ? absl::StrCat(name, ": cancelled\n") : "";
@@ -135,12 +137,11 @@ double JobSecondsLeft(const v1::Job& job) {
 }
 
 std::string ResultTable(const v1::Job& job) {
-  std::optional<double> full_precision;
   std::vector<std::vector<std::string>> rows;
   const bool teacher = HasTeacher(job);
   for (const v1::Stage& stage : job.stages()) {
     const bool measured = !stage.epochs().empty();
-    if (measured && stage.spec().weight_bits() == 32 && stage.spec().activation_bits() == 32) full_precision = Top1(stage);
+    const std::optional<double> full_precision = FullPrecisionTop1(job, stage);
     const int done = stage.epochs_size();
     const v1::EpochResult last = measured ? stage.epochs(stage.epochs_size() - 1) : v1::EpochResult();
     rows.push_back({ShortName(stage.name()), Bits(stage.spec()),
@@ -249,7 +250,7 @@ std::string Progress::OnChange(const v1::WatchJobResponse& change) {
   } else if (change.has_event()) {
     const v1::Event& event = change.event();
     // The rest of the events is visible in the job's own changes.
-    if (event.type() == "AttemptFailed" || event.type() == "StageShared") lines = absl::StrCat(ShortName(event.stage()), ": ", event.message(), "\n");
+    if (event.type() == "AttemptFailed" || event.type() == "StageShared" || event.type() == "GateReached" || event.type() == "GateMissed") lines = absl::StrCat(ShortName(event.stage()), ": ", event.message(), "\n");
   }
   const std::string erased = Erase();
   return erased + Harmless(lines) + Draw();

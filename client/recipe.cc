@@ -2,6 +2,7 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
+#include <google/protobuf/struct.pb.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -120,6 +121,8 @@ class Filler {
   void FillField(Message& message, const FieldDescriptor& field, const YamlNode& node, const std::string& path, const YamlNode& at) {
     const Reflection& reflection = *message.GetReflection();
     if (node.kind == YamlNode::Kind::kNull) return Fault(at, absl::StrCat(path, ": a value is missing"));
+    if (&field == RanksField() && FillRange(message, node, path)) return;
+    if (field.is_map() && field.message_type()->map_value()->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) return FillLists(message, field, node, path);
     if (field.is_map()) return FillMap(message, field, node, path);
     if (field.is_repeated()) {
       if (node.kind != YamlNode::Kind::kSequence) return Fault(node, absl::StrCat(path, ": expected a list such as [32, 8, 4], found ", KindOf(node)));
@@ -127,16 +130,17 @@ class Filler {
       for (size_t i = 0; i < node.items.size(); ++i) {
         const std::string item_path = absl::StrCat(path, "[", i, "]");
         Mark(item_path, node.items[i]);
-        FillScalar(message, field, node.items[i], item_path);
+        if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+          if (ExpectKeys(field, node.items[i], item_path)) FillMessage(*reflection.AddMessage(&message, &field), node.items[i], item_path);
+        } else {
+          FillScalar(message, field, node.items[i], item_path);
+        }
       }
       return;
     }
     if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      if (node.kind != YamlNode::Kind::kMap) {
-        return Fault(node,
-                     absl::StrCat(path, ": expected a group of keys (", absl::StrJoin(FieldNames(*field.message_type()), ", "), "), found ", KindOf(node)));
-      }
-      return FillMessage(*reflection.MutableMessage(&message, &field), node, path);
+      if (ExpectKeys(field, node, path)) FillMessage(*reflection.MutableMessage(&message, &field), node, path);
+      return;
     }
     FillScalar(message, field, node, path);
   }
@@ -150,6 +154,81 @@ class Filler {
 
   void Mark(const std::string& path, const YamlNode& node) {
     locations_[path] = set_.empty() ? RecipeLocation{node.line, node.column, ""} : RecipeLocation{0, 0, set_};
+  }
+
+  bool ExpectKeys(const FieldDescriptor& field, const YamlNode& node, const std::string& path) {
+    if (node.kind == YamlNode::Kind::kMap) return true;
+    Fault(node, absl::StrCat(path, ": expected a group of keys (", absl::StrJoin(FieldNames(*field.message_type()), ", "), "), found ", KindOf(node)));
+    return false;
+  }
+
+  static const FieldDescriptor* RanksField() { return v1::JobSpec::descriptor()->FindFieldByNumber(v1::JobSpec::kRanksFieldNumber); }
+
+  // "1..8": min_ranks and ranks. False: no such text.
+  bool FillRange(Message& message, const YamlNode& node, const std::string& path) {
+    const size_t dots = node.kind == YamlNode::Kind::kScalar ? node.text.find("..") : std::string::npos;
+    if (dots == std::string::npos) return false;
+    int32_t least = 0, most = 0;
+    if (!absl::SimpleAtoi(node.text.substr(0, dots), &least) || !absl::SimpleAtoi(node.text.substr(dots + 2), &most)) {
+      Fault(node, absl::StrCat(path, ": expected a whole number or a range such as 1..8, found ", KindOf(node)));
+      return true;
+    }
+    auto& spec = static_cast<v1::JobSpec&>(message);
+    spec.set_min_ranks(least);
+    spec.set_ranks(most);
+    Mark("min_ranks", node);
+    return true;
+  }
+
+  // map<string, ListValue>: lists of anything that a field can be.
+  void FillLists(Message& message, const FieldDescriptor& field, const YamlNode& node, const std::string& path) {
+    if (node.kind != YamlNode::Kind::kMap) return Fault(node, absl::StrCat(path, ": expected fields with lists of values, found ", KindOf(node)));
+    if (node.entries.empty()) return Fault(node, absl::StrCat(path, ": is empty; expected fields with lists of values, such as {seed: [1, 2]}"));
+    for (const auto& [key, value] : node.entries) {
+      const std::string entry_path = absl::StrCat(path, "[\"", key.text, "\"]");
+      if (value.kind != YamlNode::Kind::kSequence) {
+        Fault(value.kind == YamlNode::Kind::kNull ? key : value, absl::StrCat(Printable(entry_path), ": expected a list such as [1, 2], found ", KindOf(value)));
+        continue;
+      }
+      Mark(entry_path, key);
+      google::protobuf::ListValue list;
+      for (size_t i = 0; i < value.items.size(); ++i) {
+        Mark(absl::StrCat(entry_path, "[", i, "]"), value.items[i]);
+        *list.add_values() = AnyValue(value.items[i]);
+      }
+      Message* entry = message.GetReflection()->AddMessage(&message, &field);
+      entry->GetReflection()->SetString(entry, field.message_type()->map_key(), key.text);
+      entry->GetReflection()->MutableMessage(entry, field.message_type()->map_value())->CopyFrom(list);
+    }
+  }
+
+  static google::protobuf::Value AnyValue(const YamlNode& node) {
+    google::protobuf::Value value;
+    double number = 0;
+    switch (node.kind) {
+      case YamlNode::Kind::kNull:
+        value.set_null_value(google::protobuf::NULL_VALUE);
+        break;
+      case YamlNode::Kind::kScalar:
+        if (!node.quoted && (node.text == "true" || node.text == "false")) {
+          value.set_bool_value(node.text == "true");
+        } else if (!node.quoted && node.text.find_first_not_of("+-.0123456789eE") == std::string::npos && absl::SimpleAtod(node.text, &number) &&
+                   std::isfinite(number)) {
+          value.set_number_value(number);
+        } else {
+          value.set_string_value(Printable(node.text, node.text.size()));
+        }
+        break;
+      case YamlNode::Kind::kSequence:
+        value.mutable_list_value();
+        for (const YamlNode& item : node.items) *value.mutable_list_value()->add_values() = AnyValue(item);
+        break;
+      case YamlNode::Kind::kMap:
+        value.mutable_struct_value();
+        for (const auto& [key, item] : node.entries) (*value.mutable_struct_value()->mutable_fields())[key.text] = AnyValue(item);
+        break;
+    }
+    return value;
   }
 
   // map<string, string>: every plain value is text, so that OMP_NUM_THREADS: 1 needs no quotes.
@@ -287,8 +366,14 @@ void ApplySet(const std::string& set, Recipe& recipe, std::vector<std::string>& 
       key.kind = YamlNode::Kind::kScalar;
       key.text = absl::StrJoin(keys.begin() + static_cast<std::ptrdiff_t>(i) + 1, keys.end(), ".");
       YamlNode entry;
-      entry.kind = YamlNode::Kind::kScalar;
-      entry.text = text;
+      if (field->message_type()->map_value()->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        auto parsed = ParseYaml(text, kMaxRecipeDepth);
+        if (!parsed.ok()) return filler.Fault(nowhere, std::string(parsed.status().message()));
+        entry = *std::move(parsed);
+      } else {
+        entry.kind = YamlNode::Kind::kScalar;
+        entry.text = text;
+      }
       value.kind = YamlNode::Kind::kMap;
       value.entries.push_back(YamlEntry{std::move(key), std::move(entry)});
       return filler.FillField(*message, *field, value, absl::StrJoin(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(i) + 1, "."), nowhere);

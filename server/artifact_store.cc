@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -198,8 +199,26 @@ bool ArtifactStore::Remove(const std::string& sha256, absl::Time unless_used_sin
   const auto used = used_.find(sha256);
   if (used != used_.end() && used->second > unless_used_since) return false;
   if (used != used_.end()) used_.erase(used);
+  if (uploading_.count(sha256) > 0) return false;
   checked_.erase(sha256);
-  return unlink(WholePath(sha256).c_str()) == 0 || errno == ENOENT;
+  const auto remove = [](const std::string& path) { return unlink(path.c_str()) == 0 || errno == ENOENT; };
+  return remove(WholePath(sha256)) && remove(PartialPath(sha256));
+}
+
+absl::StatusOr<std::vector<StoredBlob>> ArtifactStore::List() const {
+  namespace fs = std::filesystem;
+  std::vector<StoredBlob> blobs;
+  std::error_code error;
+  for (const auto& [folder, whole] : {std::make_pair("sha256", true), std::make_pair("partial", false)}) {
+    for (fs::recursive_directory_iterator it(directory_ + "/" + folder, error), end; !error && it != end; it.increment(error)) {
+      struct stat info {};
+      // One that has gone meanwhile is not there.
+      if (!core::IsSha256Hex(it->path().filename().string()) || stat(it->path().c_str(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
+      blobs.push_back({it->path().filename().string(), info.st_size, absl::TimeFromTimespec(info.st_mtim), whole});
+    }
+    if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", directory_, "/", folder));
+  }
+  return blobs;
 }
 
 }  // namespace bitstair::server

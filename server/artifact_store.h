@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -18,6 +19,14 @@
 #include "core/digest/sha256.h"
 
 namespace bitstair::server {
+
+// A file of the store.
+struct StoredBlob {
+  std::string sha256;
+  int64_t size_bytes = 0;
+  absl::Time modified;
+  bool whole = true;  // else an upload that is not
+};
 
 // Thread-safe. Calls that name a blob refuse anything but 64 lower-case hex digits with INVALID_ARGUMENT.
 class ArtifactStore {
@@ -58,7 +67,10 @@ class ArtifactStore {
   // Up to max_bytes from `offset`; empty at the end. NOT_FOUND, OUT_OF_RANGE.
   absl::StatusOr<std::string> Read(const std::string& sha256, int64_t offset, size_t max_bytes);
 
-  // Deletes a whole blob unless it was used after `unless_used_since`. Returns whether it is gone.
+  // All files of the store, whole and not, as they lie there; their bytes are not read. From any thread.
+  absl::StatusOr<std::vector<StoredBlob>> List() const;
+
+  // Deletes a blob, whole or not, unless it was used after `unless_used_since` or is being uploaded. Returns whether it is gone.
   bool Remove(const std::string& sha256, absl::Time unless_used_since);
 
  private:

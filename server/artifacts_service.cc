@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/status.h"
+#include "server/unary_reply.h"
 
 namespace bitstair::server {
 namespace {
@@ -136,6 +137,13 @@ grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactsService::Downlo
   auto call = std::make_shared<DownloadCall>(store_, metrics_, file_threads_, *request);
   call->Begin();
   return call.get();
+}
+
+grpc::ServerUnaryReactor* ArtifactsService::CollectGarbage(grpc::CallbackServerContext* context, const v1::CollectGarbageRequest* request,
+                                                           v1::CollectGarbageResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->CollectGarbage(*request, UnaryReply(reactor, response, metrics_, "CollectGarbage"));
+  return reactor;
 }
 
 }  // namespace bitstair::server

@@ -4,8 +4,7 @@
 #include <boost/asio/thread_pool.hpp>
 
 #include "bitstair/v1/artifacts.grpc.pb.h"
-#include "server/artifact_store.h"
-#include "server/metrics.h"
+#include "server/coordinator.h"
 
 namespace bitstair::server {
 
@@ -14,15 +13,18 @@ class ArtifactsService final : public v1::Artifacts::CallbackService {
   static constexpr size_t kMaxChunkBytes = 1 << 20;
 
   // Borrows all; they outlive the gRPC server.
-  ArtifactsService(ArtifactStore* store, Metrics* metrics, boost::asio::thread_pool* file_threads)
-      : store_(store), metrics_(metrics), file_threads_(file_threads) {}
+  ArtifactsService(Coordinator* coordinator, ArtifactStore* store, Metrics* metrics, boost::asio::thread_pool* file_threads)
+      : coordinator_(coordinator), store_(store), metrics_(metrics), file_threads_(file_threads) {}
 
   grpc::ServerReadReactor<v1::UploadArtifactRequest>* UploadArtifact(grpc::CallbackServerContext* context, v1::Artifact* response) override;
   grpc::ServerUnaryReactor* GetArtifact(grpc::CallbackServerContext* context, const v1::GetArtifactRequest* request, v1::Artifact* response) override;
   grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* DownloadArtifact(grpc::CallbackServerContext* context,
                                                                            const v1::DownloadArtifactRequest* request) override;
+  grpc::ServerUnaryReactor* CollectGarbage(grpc::CallbackServerContext* context, const v1::CollectGarbageRequest* request,
+                                           v1::CollectGarbageResponse* response) override;
 
  private:
+  Coordinator* const coordinator_;
   ArtifactStore* const store_;
   Metrics* const metrics_;
   boost::asio::thread_pool* const file_threads_;

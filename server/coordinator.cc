@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <future>
 #include <utility>
@@ -141,6 +142,7 @@ absl::Status Coordinator::Load() {
       if (epoch.generation() < stage.record.generation() && epoch.result().epoch() > stage.record.resumed_epoch()) continue;
       stage.epochs.push_back(std::move(*epoch.mutable_result()));
       estimates_.Learn(stage, stage.epochs.back().seconds());
+      estimates_.LearnMemory(stage, stage.epochs.back().peak_memory_bytes());
     }
   }
   auto outcome = Reload(&state_, Now(), options_.lease + options_.grace);
@@ -235,6 +237,7 @@ void Coordinator::Persist(Outcome outcome) {
   for (const auto& name : outcome.stages_changed) {
     const Stage& stage = state_.stages.at(name);
     puts.push_back({StageKeyOf(stage.record.job_id(), stage.record.spec().name()), stage.record.SerializeAsString()});
+    ComparePrediction(name, stage);
     shown.insert(stage.jobs.begin(), stage.jobs.end());
     shown.insert(stage.leaving.begin(), stage.leaving.end());
   }
@@ -244,6 +247,7 @@ void Coordinator::Persist(Outcome outcome) {
     *record.mutable_result() = stage.epochs[epoch - 1];
     record.set_generation(stage.record.generation());
     estimates_.Learn(stage, record.result().seconds());
+    estimates_.LearnMemory(stage, record.result().peak_memory_bytes());
     puts.push_back({EpochKey(stage.record.job_id(), stage.record.spec().name(), epoch), record.SerializeAsString()});
   }
   for (const auto& id : outcome.jobs_changed) puts.push_back({JobKey(id), state_.jobs.at(id).record.SerializeAsString()});
@@ -416,6 +420,7 @@ void Coordinator::RunScheduler() {
       rank.set_worker_name(workers_.at(slot.worker_id).hello.host());
       placed.ranks.push_back(std::move(rank));
     }
+    if (const auto seconds = estimates_.SecondsLeft(state_.stages.at(placement.key))) predicted_[placement.key] = {Now(), *seconds};
     Handle(placed);
   }
   for (const auto& preemption : decision.preemptions) {
@@ -429,6 +434,17 @@ void Coordinator::RunScheduler() {
     RefreshView(state_, *entry->job, &entry->view);
     Notify(entry);
   }
+}
+
+// How far off the time was that a stage was to take when it started, once it is done in one go.
+void Coordinator::ComparePrediction(const std::string& name, const Stage& stage) {
+  const auto predicted = predicted_.find(name);
+  if (predicted == predicted_.end() || stage.attempt.has_value()) return;
+  const auto [start, seconds] = predicted->second;
+  predicted_.erase(predicted);
+  if (stage.record.state() != v1::STAGE_STATE_SUCCEEDED) return;
+  const double taken = absl::ToDoubleSeconds(Now() - start);
+  if (taken > 0) metrics_->ObserveEstimateError(std::abs(seconds - taken) / taken);
 }
 
 bool Coordinator::ExplainStages(JobEntry* entry) {
@@ -458,6 +474,7 @@ void Coordinator::Tick() {
     }
   }
   DropUnused();
+  CollectSometimes(now);
   if (now >= next_metrics_) {
     next_metrics_ = now + absl::Seconds(1);
     UpdateMetrics();

@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "bitstair/v1/artifacts.pb.h"
 #include "bitstair/v1/fleet.pb.h"
 #include "bitstair/v1/jobs.pb.h"
 #include "server/artifact_store.h"
@@ -67,6 +68,7 @@ class Coordinator {
     absl::Duration grace = absl::Seconds(30);
     absl::Duration resolve_interval = absl::Seconds(10);  // how often workers are asked again for data that nobody offers
     absl::Duration metrics_retention = absl::Minutes(5);
+    absl::Duration retention = absl::InfiniteDuration();  // checkpoints of jobs that ended longer ago are collected, unless pinned
     scheduling::Scheduler scheduler;  // with its settings and queues, and nothing else
     // The store failed: nothing can be made durable any more. Called once, on the strand.
     std::function<void(absl::Status)> on_fatal;
@@ -95,6 +97,7 @@ class Coordinator {
   void ResumeJob(std::string name, Reply<v1::Job> reply);
   void RetryJob(std::string name, Reply<v1::Job> reply);
   void PrioritizeJob(v1::PrioritizeJobRequest request, Reply<v1::Job> reply);
+  void PinJob(std::string name, bool pinned, Reply<v1::Job> reply);
   void ListStages(v1::ListStagesRequest request, Reply<v1::ListStagesResponse> reply);
   void ListEvents(v1::ListEventsRequest request, Reply<v1::ListEventsResponse> reply);
   void ListMetrics(v1::ListMetricsRequest request, Reply<v1::ListMetricsResponse> reply);
@@ -106,6 +109,9 @@ class Coordinator {
   };
   // Which file a StreamLogs request means now. generation 0: the last attempt's.
   void LocateLog(v1::StreamLogsRequest request, Reply<LogPosition> reply);
+
+  // Blobs (coordinator_garbage.cc).
+  void CollectGarbage(v1::CollectGarbageRequest request, Reply<v1::CollectGarbageResponse> reply);
 
   // Workers (coordinator_workers.cc).
   void OnWorkerMessage(std::shared_ptr<WorkerStream> stream, v1::WorkerMessage message);
@@ -162,6 +168,7 @@ class Coordinator {
   // Tells the scheduler.
   void UpdateWorker(const WorkerEntry& worker);
   void UpdateStages(const std::set<std::string>& names);
+  void ComparePrediction(const std::string& name, const Stage& stage);
   // What the waiting stages of a job wait for; true if that is news.
   bool ExplainStages(JobEntry* entry);
   void Tick();
@@ -182,6 +189,17 @@ class Coordinator {
   void PostReply(Reply<T> reply, std::function<absl::StatusOr<T>()> make) {
     Post([reply = std::move(reply), make = std::move(make)] { reply(make()); });
   }
+
+  // coordinator_preview.cc
+  v1::Job Preview(const v1::JobSpec& resolved);
+  // Digests of the data set and of the initial weights, where a job or a worker has told them; else empty.
+  std::pair<std::string, std::string> KnownDigests(const v1::JobSpec& spec) const;
+  std::optional<double> SecondsLeft(const Stage& stage) const;
+  void Forecast(const Job& job, v1::Job* view) const;
+
+  // coordinator_garbage.cc
+  v1::CollectGarbageResponse DropGarbage(const std::vector<StoredBlob>& blobs, absl::Duration older_than, bool dry_run);
+  void CollectSometimes(absl::Time now);
 
   // coordinator_workers.cc
   void OnHello(const std::shared_ptr<WorkerStream>& stream, const v1::WorkerHello& hello);
@@ -235,6 +253,8 @@ class Coordinator {
   absl::Time goodbye_deadline_ = absl::InfiniteFuture();
   absl::Time next_metrics_ = absl::InfinitePast();
   absl::Time next_resolve_ = absl::InfinitePast();
+  absl::Time next_collection_ = absl::InfinitePast();
+  std::map<std::string, std::pair<absl::Time, double>> predicted_;  // running stages -> when they started, and the seconds that they were to take
 };
 
 }  // namespace bitstair::server

@@ -13,7 +13,6 @@
 #include "server/coordinator.h"
 #include "server/job_spec.h"
 #include "server/job_view.h"
-#include "server/planner.h"
 #include "server/resource_names.h"
 
 namespace bitstair::server {
@@ -84,12 +83,7 @@ void Coordinator::DoCreateJob(v1::CreateJobRequest request, Reply<v1::Job> reply
   if (auto s = CheckRequestId(request.request_id()); !s.ok()) return reply(s);
   auto spec = ResolveJobSpec(request.spec());
   if (!spec.ok()) return reply(PrefixFields(spec.status()));
-  if (request.validate_only()) {
-    v1::Job job;
-    for (auto& planned : PlanStages(*spec, "")) *job.add_stages()->mutable_spec() = std::move(planned);
-    *job.mutable_spec() = *std::move(spec);
-    return reply(std::move(job));
-  }
+  if (request.validate_only()) return reply(Preview(*spec));
   const std::string digest = DigestOf(request.spec());
   if (!request.request_id().empty()) {
     const auto earlier = request_ids_.find(request.request_id());
@@ -139,7 +133,9 @@ void Coordinator::GetJob(std::string name, Reply<v1::Job> reply) {
     if (!entry.ok()) return entry.status();
     ExplainStages(*entry);
     RefreshView(state_, *(*entry)->job, &(*entry)->view);
-    return (*entry)->view;
+    v1::Job view = (*entry)->view;
+    Forecast(*(*entry)->job, &view);
+    return view;
   });
 }
 
@@ -226,7 +222,19 @@ void Coordinator::RetryJob(std::string name, Reply<v1::Job> reply) {
         const auto state = job.record.state();
         return state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED ? absl::OkStatus() : WrongState(job, "JOB_NOT_FAILED");
       },
-      [](const std::string& id) -> Event { return RetryRequested{id}; }, std::move(reply));
+      [this](const std::string& id) -> Event {
+        return RetryRequested{id, [this](const std::string& sha256) { return artifacts_->IsWhole(sha256); }};
+      },
+      std::move(reply));
+}
+
+void Coordinator::PinJob(std::string name, bool pinned, Reply<v1::Job> reply) {
+  ChangeJob(
+      std::move(name), [](const Job&) { return absl::OkStatus(); },
+      [pinned](const std::string& id) -> Event {
+        return PinChanged{id, pinned};
+      },
+      std::move(reply));
 }
 
 void Coordinator::PrioritizeJob(v1::PrioritizeJobRequest request, Reply<v1::Job> reply) {

@@ -41,4 +41,13 @@ std::optional<double> DurationEstimates::Seconds(const v1::StageSpec& spec) cons
   return each.has_value() ? std::optional<double>(*each * spec.epochs()) : std::nullopt;
 }
 
+void DurationEstimates::LearnMemory(const Stage& stage, int64_t bytes) {
+  if (bytes > 0) memory_[KindOf(stage.record.spec())] = bytes;
+}
+
+std::optional<int64_t> DurationEstimates::MemoryBytes(const v1::StageSpec& spec) const {
+  const auto found = memory_.find(KindOf(spec));
+  return found == memory_.end() ? std::nullopt : std::optional<int64_t>(found->second);
+}
+
 }  // namespace bitstair::server

@@ -1,4 +1,4 @@
-// How long stages take, from epochs that were measured. Pure.
+// How long stages take, and how much memory, from epochs that were measured. Pure.
 #pragma once
 
 #include <map>
@@ -16,16 +16,22 @@ class DurationEstimates {
   // An epoch of `stage` took so long. By numeric profile, and for any.
   void Learn(const Stage& stage, double seconds);
 
+  // So much memory one of its ranks had at the most.
+  void LearnMemory(const Stage& stage, int64_t bytes);
+
   // Seconds that the rest of the stage will take from its newest checkpoint, or from its start; nothing where no such stage was measured. Those measured on the
   // stage's own numeric profile count first.
   std::optional<double> SecondsLeft(const Stage& stage) const;
   // Of a stage that is only planned; whole.
   std::optional<double> Seconds(const v1::StageSpec& spec) const;
+  // Of one rank, in bytes; nothing where none was measured.
+  std::optional<int64_t> MemoryBytes(const v1::StageSpec& spec) const;
 
  private:
   std::optional<double> PerEpoch(const v1::StageSpec& spec, const std::string& profile) const;
 
   std::map<std::string, double> per_epoch_;  // kind, or kind and profile -> seconds
+  std::map<std::string, int64_t> memory_;    // kind -> bytes
 };
 
 }  // namespace bitstair::server

@@ -84,6 +84,7 @@ scheduling::StageRequest FleetScheduler::Request(const State& state, const Stage
   if (stage.record.has_checkpoint()) request.preferred_profile = stage.record.numeric_profile();
   if (const auto seconds = estimates_->SecondsLeft(stage)) request.expected_duration = absl::Seconds(*seconds);
   request.wait_until = stage.retry_after;
+  request.memory_bytes = estimates_->MemoryBytes(spec).value_or(0);
   return request;
 }
 
@@ -125,6 +126,12 @@ void FleetScheduler::UpdateStage(const State& state, const Stage& stage, absl::T
   }
   running_.insert(name);
   Expect(scheduler_.MarkRunning(name, placement, stage.attempt->start, end), name);
+}
+
+absl::Time FleetScheduler::ExpectedStart(const std::string& stage, absl::Time now) const {
+  if (waiting_.count(stage) == 0) return absl::InfiniteFuture();
+  const auto explanation = scheduler_.Explain(stage, now);
+  return explanation.ok() ? explanation->expected_start : absl::InfiniteFuture();
 }
 
 std::string FleetScheduler::Explain(const std::string& stage, absl::Time now) const {

@@ -34,6 +34,9 @@ class FleetScheduler {
 
   scheduling::Decision Decide(absl::Time now) { return scheduler_.Decide(now); }
 
+  // When a waiting stage is expected to get its slots, as of the last decision; InfiniteFuture: not known, or it does not wait.
+  absl::Time ExpectedStart(const std::string& stage, absl::Time now) const;
+
   // What a waiting stage waits for, for people; "" for others.
   std::string Explain(const std::string& stage, absl::Time now) const;
 

@@ -11,13 +11,16 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "proto/status.h"
+#include "server/gate.h"
+#include "server/known_networks.h"
+#include "server/phase_spec.h"
+#include "server/stage_graph.h"
+#include "server/sweep.h"
 
 namespace bitstair::server {
 namespace {
 
-constexpr int kMaxEpochs = 100000;
 constexpr int kMaxBatchSize = 1 << 16;
 constexpr size_t kMaxEnvironment = 32;
 constexpr size_t kMaxTextBytes = 4096;
@@ -33,13 +36,19 @@ class Resolver {
     Names();
     Data();
     Widths();
+    Gates();
+    if (!spec_.stages().empty()) {
+      ResolveStages(&spec_, &faults_);
+      spec_.set_schedule(v1::SCHEDULE_SCOPE_STAGE);
+    }
     Counts();
+    Distribution();
     Choices();
     LayerWidths();
     Optimizer();
     InitialWeights();
     const bool imported = spec_.has_initial_weights();
-    const bool lower = std::any_of(spec_.widths().begin(), spec_.widths().end(), [](int bits) { return bits != 32; });
+    const bool lower = spec_.stages().empty() && HasQuantizedStages(spec_);
     // Imported weights make it idle, not wrong: one recipe serves both.
     const bool idle = imported && lower;
     if (idle) spec_.clear_pretrain();
@@ -131,7 +140,7 @@ class Resolver {
   }
 
   void Widths() {
-    if (spec_.widths().empty()) Fault("widths", "is required, e.g. [32, 8, 4]");
+    if (spec_.widths().empty() && spec_.stages().empty()) Fault("widths", "is required, e.g. [32, 8, 4]");
     for (int i = 0; i < spec_.widths_size() && i < 32; ++i) {
       const int bits = spec_.widths(i);
       const std::string field = absl::StrCat("widths[", i, "]");
@@ -140,6 +149,48 @@ class Resolver {
       } else if (i > 0 && bits >= spec_.widths(i - 1)) {
         Fault(field, absl::StrCat("is ", bits, " after ", spec_.widths(i - 1), "; widths must go down"));
       }
+    }
+  }
+
+  void Gates() {
+    Choice("on_gate_failure", spec_.on_gate_failure(), v1::GATE_ACTION_STOP, v1::GateAction_IsValid, [&](auto v) { spec_.set_on_gate_failure(v); });
+    if (spec_.require().empty()) return;
+    const auto gate = ParseGate(spec_.require());
+    if (!gate.ok()) return Fault("require", std::string(gate.status().message()));
+    if (!spec_.stages().empty()) return;  // each of them is looked at
+    if (!spec_.widths().empty() && !HasQuantizedStages(spec_)) Fault("require", "is given, but no width is below 32");
+    if (IsDrop(*gate) && !spec_.widths().empty() && (!Has(32) || spec_.has_initial_weights())) {
+      Fault("require", absl::StrCat(gate->metric, " needs a full-precision stage: widths must begin with 32, without initial_weights"));
+    }
+  }
+
+  // How a stage's ranks share its work.
+  void Distribution() {
+    Choice("reduction", spec_.reduction(), v1::REDUCTION_REDUCER, v1::Reduction_IsValid, [&](auto v) { spec_.set_reduction(v); });
+    Choice("placement", spec_.placement(), v1::PAIR_PLACEMENT_COLOCATED, v1::PairPlacement_IsValid, [&](auto v) { spec_.set_placement(v); });
+    if (spec_.placement() == v1::PAIR_PLACEMENT_SPLIT && !spec_.has_guided()) Fault("placement", "is split, but there is no pair to split: it needs guided");
+    if (spec_.placement() == v1::PAIR_PLACEMENT_SPLIT && spec_.ranks() > 32) Fault("ranks", "must be at most 32 with placement: split, which doubles them");
+    if (!spec_.has_min_ranks()) spec_.set_min_ranks(spec_.ranks());
+    if (spec_.ranks() < 1) return;  // told already
+    if (spec_.min_ranks() < 1) {
+      return Fault("min_ranks", absl::StrCat("is ", spec_.min_ranks(), "; must be 1 to ", spec_.ranks()));
+    }
+    if (spec_.min_ranks() > spec_.ranks()) {
+      return Fault("min_ranks", absl::StrCat("is ", spec_.min_ranks(), ", more than ranks (", spec_.ranks(), "): a range goes up, as in 1..8"));
+    }
+    if (spec_.reduction() != v1::REDUCTION_FIXED_SHARDS) {
+      if (spec_.has_shards()) Fault("shards", "needs reduction: fixed_shards");
+      if (spec_.min_ranks() < spec_.ranks()) Fault("min_ranks", "needs reduction: fixed_shards, so that the result does not depend on the number of ranks");
+      return;
+    }
+    if (!spec_.has_shards()) spec_.set_shards(spec_.ranks());
+    const int shards = spec_.shards();
+    if (shards < 1 || shards > 64) return Fault("shards", absl::StrCat("is ", shards, "; must be 1 to 64"));
+    for (const int ranks : {spec_.ranks(), spec_.min_ranks()}) {
+      if (ranks > 0 && shards % ranks != 0) return Fault("shards", absl::StrCat("is ", shards, ", not a multiple of ", ranks, " ranks"));
+    }
+    if (spec_.batch_size() > 0 && spec_.batch_size() % shards != 0) {
+      Fault("batch_size", absl::StrCat("is ", spec_.batch_size(), ", not a multiple of shards (", shards, ")"));
     }
   }
 
@@ -187,7 +238,7 @@ class Resolver {
     spec_.set_quantize_first_last(spec_.quantize_first_last());
     if (!spec_.quantize_first_last()) return;
     if (spec_.quantize_last_activation()) Fault("quantize_first_last", "and quantize_last_activation exclude each other: the last activation has 8 bits");
-    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("quantize_first_last", "needs two_stage_activation: clip");
+    if (HasReluStages()) Fault("quantize_first_last", "needs two_stage_activation: clip");
   }
 
   void Optimizer() {
@@ -201,66 +252,10 @@ class Resolver {
 
   template <typename Mutable>
   void Phase(const std::string& name, bool wanted, bool present, const char* why_not, double learning_rate, Mutable get) {
-    if (!wanted) {
-      if (present && !spec_.widths().empty()) Fault(name, absl::StrCat("is given, but ", why_not));
-      return;
-    }
-    v1::PhaseSpec* phase = get();
-    StageEpochs(name, *phase);
-    if (!phase->has_epochs()) {
-      Fault(name + ".epochs", "is required");
-    } else if (phase->epochs() < 1 || phase->epochs() > kMaxEpochs) {
-      Fault(name + ".epochs", absl::StrCat("is ", phase->epochs(), "; must be 1 to ", kMaxEpochs));
-    }
-    if (!phase->has_learning_rate()) phase->set_learning_rate(learning_rate);
-    if (!(phase->learning_rate() > 0 && phase->learning_rate() <= 100)) {
-      Fault(name + ".learning_rate", absl::StrCat("is ", phase->learning_rate(), "; must be above 0 and at most 100"));
-    }
-    Choice(name + ".learning_rate_schedule", phase->learning_rate_schedule(), v1::LEARNING_RATE_SCHEDULE_COSINE, v1::LearningRateSchedule_IsValid,
-           [&](auto v) { phase->set_learning_rate_schedule(v); });
-    if (phase->learning_rate_schedule() != v1::LEARNING_RATE_SCHEDULE_STEP) {
-      if (phase->step_epochs_size() > 0) Fault(name + ".step_epochs", "needs learning_rate_schedule: step");
-      if (phase->has_step_gamma()) Fault(name + ".step_gamma", "needs learning_rate_schedule: step");
-      return;
-    }
-    if (!phase->has_step_gamma()) phase->set_step_gamma(0.1);
-    if (!(phase->step_gamma() > 0 && phase->step_gamma() <= 1)) {
-      Fault(name + ".step_gamma", absl::StrCat("is ", phase->step_gamma(), "; must be above 0 and at most 1"));
-    }
-    if (phase->step_epochs().empty()) Fault(name + ".step_epochs", "is required with learning_rate_schedule: step");
-    if (phase->step_epochs_size() > 1000) Fault(name + ".step_epochs", "has more than 1000 entries");
-    for (int i = 0; i < phase->step_epochs_size() && i < 1000; ++i) {
-      const int epoch = phase->step_epochs(i);
-      const std::string field = absl::StrCat(name, ".step_epochs[", i, "]");
-      if (epoch < 1 || epoch >= phase->epochs()) {
-        Fault(field, absl::StrCat("is ", epoch, "; must be at least 1 and below ", name, ".epochs"));
-      } else if (i > 0 && epoch <= phase->step_epochs(i - 1)) {
-        Fault(field, absl::StrCat("is ", epoch, " after ", phase->step_epochs(i - 1), "; must go up"));
-      }
-    }
-  }
-
-  // Writes their sum out as `epochs` if that is absent.
-  void StageEpochs(const std::string& name, v1::PhaseSpec& phase) {
-    if (phase.stage_epochs().empty()) return;
-    const std::string field = name + ".stage_epochs";
-    if (name != "quantized") {
-      Fault(field, "is for quantised stages: this phase is one stage");
-      return;
-    }
-    int64_t sum = 0;
-    for (int i = 0; i < phase.stage_epochs_size(); ++i) {
-      const int epochs = phase.stage_epochs(i);
-      if (epochs < 1 || epochs > kMaxEpochs) {
-        Fault(absl::StrCat(field, "[", i, "]"), absl::StrCat("is ", epochs, "; must be 1 to ", kMaxEpochs));
-        return;
-      }
-      sum += epochs;
-    }
-    if (!phase.has_epochs()) {
-      phase.set_epochs(static_cast<int32_t>(std::min<int64_t>(sum, std::numeric_limits<int32_t>::max())));
-    } else if (phase.epochs() != sum) {
-      Fault(field, absl::StrCat("adds up to ", sum, ", but ", name, ".epochs is ", phase.epochs()));
+    if (wanted) {
+      ResolvePhase(name, learning_rate, get(), &faults_);
+    } else if (present && !spec_.widths().empty()) {
+      Fault(name, absl::StrCat("is given, but ", why_not));
     }
   }
 
@@ -325,10 +320,13 @@ class Resolver {
     needs_dorefa(spec_.shortcut_values() == v1::SHORTCUT_VALUES_FLOAT, "shortcut_values");
     needs_dorefa(name == "lsq" && spec_.weight_norm() == v1::WEIGHT_NORM_STD, "weight_norm");
     needs_dorefa(name == "lsq" && spec_.detach_weight_max(), "detach_weight_max");
-    for (int i = 0; i < spec_.widths_size(); ++i) {
-      const int bits = spec_.widths(i);
-      if (bits == 16 || (bits == 1 && name == "lsq"))
-        Fault(absl::StrCat("widths[", i, "]"), absl::StrCat("is ", bits, "; ", name, " has ", name == "lsq" ? 2 : 1, " to 8 bits"));
+    const auto check_width = [&](const std::string& field, int bits) {
+      if (bits == 16 || (bits == 1 && name == "lsq")) Fault(field, absl::StrCat("is ", bits, "; ", name, " has ", name == "lsq" ? 2 : 1, " to 8 bits"));
+    };
+    for (int i = 0; i < spec_.widths_size(); ++i) check_width(absl::StrCat("widths[", i, "]"), spec_.widths(i));
+    for (int i = 0; i < spec_.stages_size() && i < kMaxStages; ++i) {
+      check_width(absl::StrCat("stages[", i, "].weight_bits"), spec_.stages(i).weight_bits());
+      if (spec_.stages(i).has_activation_bits()) check_width(absl::StrCat("stages[", i, "].activation_bits"), spec_.stages(i).activation_bits());
     }
   }
 
@@ -346,20 +344,29 @@ class Resolver {
     HintPoints(*guided);
   }
 
+  bool NothingQuantized() const { return !(spec_.widths().empty() && spec_.stages().empty()) && !HasQuantizedStages(spec_); }
+  // Whether stages with quantised weights alone are trained with ReLU.
+  bool HasReluStages() const {
+    const bool weights_alone = spec_.two_stage() || std::any_of(spec_.stages().begin(), spec_.stages().end(), [](const auto& stage) {
+                                 return stage.activation_bits() == 32 && stage.weight_bits() < 32;
+                               });
+    return weights_alone && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU;
+  }
+
   // What a method needs that trains a full-precision net beside the quantised one.
   void FullPrecisionNet(const std::string& field) {
     if (!spec_.widths().empty() && !Has(32) && !spec_.has_initial_weights()) {
       Fault(field, "needs a full-precision stage for its full-precision net: widths must begin with 32, or initial_weights be given");
     }
-    if (Has(32) && spec_.widths_size() == 1) Fault(field, "is given, but no width is below 32");
-    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault(field, "needs two_stage_activation: clip");
+    if (NothingQuantized()) Fault(field, "is given, but no width is below 32");
+    if (HasReluStages()) Fault(field, "needs two_stage_activation: clip");
   }
 
   void StochasticPrecision() {
     if (!spec_.has_stochastic_precision()) return;
     v1::StochasticPrecisionSpec* options = spec_.mutable_stochastic_precision();
-    if (Has(32) && spec_.widths_size() == 1) Fault("stochastic_precision", "is given, but no width is below 32");
-    if (spec_.two_stage() && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU) Fault("stochastic_precision", "needs two_stage_activation: clip");
+    if (NothingQuantized()) Fault("stochastic_precision", "is given, but no width is below 32");
+    if (HasReluStages()) Fault("stochastic_precision", "needs two_stage_activation: clip");
     if (spec_.quantizer() != "dorefa") Fault("stochastic_precision", "needs quantizer: dorefa, whose weights have values before rounding");
     if (!options->has_start_share()) options->set_start_share(0.5);
     if (!(options->start_share() >= 0 && options->start_share() <= 1)) {
@@ -450,49 +457,56 @@ class Resolver {
 
 }  // namespace
 
-const std::vector<std::string>& KnownNetworks() {
-  static const auto* const networks = new std::vector<std::string>{
-      "alexnet",    "alexnet_cifar", "convnet28",  "preresnet20", "preresnet56", "resnet101",  "resnet110", "resnet110_b", "resnet18",  "resnet20",
-      "resnet20_b", "resnet32",      "resnet32_b", "resnet34",    "resnet44",    "resnet44_b", "resnet50",  "resnet56",    "resnet56_b"};
-  return *networks;
-}
-
-namespace {
-
-// Blocks in each group of a residual network; empty for others.
-std::vector<int> BlocksOf(absl::string_view network) {
-  static const auto* const imagenet =
-      new std::map<absl::string_view, std::vector<int>>{{"18", {2, 2, 2, 2}}, {"34", {3, 4, 6, 3}}, {"50", {3, 4, 6, 3}}, {"101", {3, 4, 23, 3}}};
-  absl::ConsumeSuffix(&network, "_b");
-  if (!absl::ConsumePrefix(&network, "resnet") && !absl::ConsumePrefix(&network, "preresnet")) return {};
-  if (const auto known = imagenet->find(network); known != imagenet->end()) return known->second;
-  int depth = 0;
-  if (!absl::SimpleAtoi(network, &depth)) return {};
-  return std::vector<int>(3, (depth - 2) / 6);
-}
-
-}  // namespace
-
-std::vector<std::string> KnownHintPoints(const std::string& network) {
-  if (network == "convnet28") return {"conv1", "conv2", "conv3", "fc1"};
-  if (network == "alexnet" || network == "alexnet_cifar") return {"conv1", "conv2", "conv3", "conv4", "conv5", "fc1", "fc2"};
-  std::vector<std::string> points;
-  const std::vector<int> blocks = BlocksOf(network);
-  for (size_t g = 0; g < blocks.size(); ++g) {
-    const std::string group = absl::StrCat("layer", g + 1);
-    for (int i = 0; i + 1 < blocks[g]; ++i) points.push_back(absl::StrCat(group, ".", i));
-    points.push_back(group);
-  }
-  return points;
-}
-
 int QuantizedStageCount(const v1::JobSpec& resolved) {
   const int widths = static_cast<int>(std::count_if(resolved.widths().begin(), resolved.widths().end(), [](int bits) { return bits != 32; }));
   return resolved.two_stage() ? 2 * widths : widths;
 }
 
+int StageCount(const v1::JobSpec& resolved) {
+  if (!resolved.stages().empty()) return resolved.stages_size();
+  return QuantizedStageCount(resolved) + (resolved.has_pretrain() ? 1 : 0);
+}
+
+namespace {
+
+// Where a fault of a variant was written: at the swept value that it is about, or, if none is, at its own place.
+FieldViolation InSweep(const FieldViolation& fault, const Variant& variant) {
+  for (const auto& [field, index] : variant.choices) {
+    const std::string inside = fault.field.substr(0, field.size() + 1);
+    if (fault.field != field && inside != field + "." && inside != field + "[") continue;
+    const std::string rest = fault.field.substr(field.size());
+    return {absl::StrCat("sweep[\"", field, "\"][", index, "]"), absl::StrCat(field, rest, " ", fault.description)};
+  }
+  return fault;
+}
+
+absl::StatusOr<v1::JobSpec> ResolveSweep(v1::JobSpec spec) {
+  std::vector<FieldViolation> faults;
+  std::set<std::pair<std::string, std::string>> seen;
+  int stages = 0;
+  v1::JobSpec first;
+  for (const Variant& variant : ExpandSweep(spec, &faults)) {
+    const auto resolved = ResolveJobSpec(variant.spec);
+    if (resolved.ok()) {
+      stages += StageCount(*resolved);
+      if (first.name().empty()) first = *resolved;
+      continue;
+    }
+    for (const FieldViolation& fault : GetFieldViolations(resolved.status())) {
+      FieldViolation placed = InSweep(fault, variant);
+      if (seen.insert({placed.field, placed.description}).second) faults.push_back(std::move(placed));
+    }
+  }
+  if (stages > kMaxStages) faults.push_back({"sweep", absl::StrCat("makes ", stages, " stages over all variants; at most ", kMaxStages)});
+  if (!faults.empty()) return InvalidFields(faults);
+  CopyJobFields(first, &spec);
+  return spec;
+}
+
+}  // namespace
+
 absl::StatusOr<v1::JobSpec> ResolveJobSpec(v1::JobSpec spec) {
-  return Resolver(std::move(spec)).Run();
+  return spec.sweep().empty() ? Resolver(std::move(spec)).Run() : ResolveSweep(std::move(spec));
 }
 
 }  // namespace bitstair::server

@@ -9,21 +9,19 @@
 
 namespace bitstair::server {
 
-// The networks that a recipe can name, sorted: those that core/nn/network.cc can make (a test of the trainer compares the two).
-const std::vector<std::string>& KnownNetworks();
-
-// The hint points of a guided pair that a recipe can name, in the network's order; empty: not known. Those of core/nn, which this program does not link; a test
-// of the trainer compares them.
-std::vector<std::string> KnownHintPoints(const std::string& network);
-
 // Returns `spec` with every default of job.proto written out; resolving the result again changes nothing.
 // Errors: one InvalidFields status (proto/status.h) that lists every fault, each with its proto path within JobSpec ("widths[2]", "pretrain.epochs").
 // `pretrain` is required exactly if 32 is among the widths, `quantized` exactly if a lower width is. step_gamma is written out for STEP schedules only.
 // `guided` is refused where its full-precision net would have no stage to start from, or no clip (two_stage_activation: relu).
+// In place of widths, `stages` are checked and written out (server/stage_graph.h). Of a sweep each variant is checked, and only what is the job's is written out:
+// the rest are defaults of each variant (server/sweep.h).
 // nesterov defaults to false where momentum is given as 0. data.path must be absolute: a client makes it so before it submits.
 absl::StatusOr<v1::JobSpec> ResolveJobSpec(v1::JobSpec spec);
 
 // How many stages a resolved spec's quantised widths make: one each, or with two_stage two each.
 int QuantizedStageCount(const v1::JobSpec& resolved);
+
+// All of its stages; not of a sweep.
+int StageCount(const v1::JobSpec& resolved);
 
 }  // namespace bitstair::server

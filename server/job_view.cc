@@ -20,6 +20,7 @@ v1::Stage MakeStageView(const Job& job, const records::JobStage& link, const Sta
   view.set_reason(ended ? link.reason() : record.reason());
   view.set_sharing(link.sharing());
   if (link.sharing() != v1::STAGE_SHARING_NONE) view.set_shared_with(link.stage());
+  view.set_gate(link.gate().empty() && !link.require().empty() ? absl::StrCat("requires ", link.require()) : link.gate());
   view.set_attempts(record.attempts());
   view.set_generation(record.generation());
   view.set_resumed_epoch(record.resumed_epoch());
@@ -56,6 +57,7 @@ v1::Job MakeJobView(const State& state, const Job& job) {
   if (record.has_create_time()) *view.mutable_create_time() = record.create_time();
   if (record.has_end_time()) *view.mutable_end_time() = record.end_time();
   view.set_revision(record.revision());
+  view.set_pinned(record.pinned());
   RefreshView(state, job, &view);
   return view;
 }

@@ -169,6 +169,18 @@ grpc::ServerUnaryReactor* JobsService::PrioritizeJob(grpc::CallbackServerContext
   return reactor;
 }
 
+grpc::ServerUnaryReactor* JobsService::PinJob(grpc::CallbackServerContext* context, const v1::PinJobRequest* request, v1::Job* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->PinJob(request->name(), true, UnaryReply(reactor, response, metrics_, "PinJob"));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* JobsService::UnpinJob(grpc::CallbackServerContext* context, const v1::UnpinJobRequest* request, v1::Job* response) {
+  auto* reactor = context->DefaultReactor();
+  coordinator_->PinJob(request->name(), false, UnaryReply(reactor, response, metrics_, "UnpinJob"));
+  return reactor;
+}
+
 grpc::ServerUnaryReactor* JobsService::ListStages(grpc::CallbackServerContext* context, const v1::ListStagesRequest* request,
                                                   v1::ListStagesResponse* response) {
   auto* reactor = context->DefaultReactor();

@@ -22,6 +22,8 @@ class JobsService final : public v1::Jobs::CallbackService {
   grpc::ServerUnaryReactor* ResumeJob(grpc::CallbackServerContext* context, const v1::ResumeJobRequest* request, v1::Job* response) override;
   grpc::ServerUnaryReactor* RetryJob(grpc::CallbackServerContext* context, const v1::RetryJobRequest* request, v1::Job* response) override;
   grpc::ServerUnaryReactor* PrioritizeJob(grpc::CallbackServerContext* context, const v1::PrioritizeJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* PinJob(grpc::CallbackServerContext* context, const v1::PinJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* UnpinJob(grpc::CallbackServerContext* context, const v1::UnpinJobRequest* request, v1::Job* response) override;
   grpc::ServerUnaryReactor* ListStages(grpc::CallbackServerContext* context, const v1::ListStagesRequest* request, v1::ListStagesResponse* response) override;
   grpc::ServerUnaryReactor* ListEvents(grpc::CallbackServerContext* context, const v1::ListEventsRequest* request, v1::ListEventsResponse* response) override;
   grpc::ServerUnaryReactor* ListMetrics(grpc::CallbackServerContext* context, const v1::ListMetricsRequest* request,

@@ -45,6 +45,7 @@ struct Flags {
   double lease_seconds = 8;
   double grace_seconds = 30;
   std::vector<std::string> queues;
+  double retention_days = 0;
 };
 
 std::string DefaultStateDir() {
@@ -139,6 +140,7 @@ int Serve(const Flags& flags) {
   options.scheduler = *std::move(scheduler);
   options.lease = absl::Seconds(flags.lease_seconds);
   options.grace = absl::Seconds(flags.grace_seconds);
+  if (flags.retention_days > 0) options.retention = flags.retention_days * absl::Hours(24);
   options.on_fatal = [&](const absl::Status&) {
     boost::asio::post(io, [&] {
       exit_code = kExitFailed;
@@ -216,6 +218,10 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--queue", flags.queues, "a queue's share and quotas, e.g. vision:weight=2,slots=8,jobs=4; may be repeated. Others have weight 1 and no quota")
       ->type_name("NAME:SETTINGS");
+  app.add_option("--retention-days", flags.retention_days,
+                 "delete checkpoints of jobs that ended longer ago, unless pinned; 0: keep all (bitstair gc deletes on request)")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 36500.0));
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error")->capture_default_str();
   app.add_option("--ready-fd", flags.ready_fd, "descriptor that gets one JSON line once the server serves");
   app.add_flag("--embedded", flags.embedded, "live only as long as clients are connected to STATE_DIR/clients.sock");

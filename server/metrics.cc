@@ -43,6 +43,11 @@ Metrics::Metrics(const std::string& version)
                           .Help("Duration of the job store's transactions; one may hold several commits.")
                           .Register(*registry_)
                           .Add({}, prometheus::Histogram::BucketBoundaries{0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2})),
+      estimate_error_(prometheus::BuildHistogram()
+                          .Name("bitstair_stage_duration_estimate_error_ratio")
+                          .Help("How far off the time was that a stage was to take when it started: |predicted - taken| / taken, of stages done in one attempt.")
+                          .Register(*registry_)
+                          .Add({}, prometheus::Histogram::BucketBoundaries{0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5})),
       jobs_(Gauges(*registry_, "bitstair_jobs", "Jobs by state.")),
       stages_(Gauges(*registry_, "bitstair_stages", "Stages by state.")),
       workers_(Gauges(*registry_, "bitstair_workers", "Workers by state.")),
@@ -76,6 +81,10 @@ void Metrics::CountFailure(v1::ExitCause cause) {
   ForEachValue(v1::ExitCause_descriptor(), [&](int number, const std::string& label) {
     if (number == cause) failures_.Add({{"cause", label}}).Increment();
   });
+}
+
+void Metrics::ObserveEstimateError(double share) {
+  estimate_error_.Observe(share);
 }
 
 void Metrics::SetCounts(const Counts& counts) {

@@ -33,6 +33,8 @@ class Metrics {
   void ObserveCommit(double seconds, size_t commits);
   void CountAttempt();
   void CountFailure(v1::ExitCause cause);
+  // |predicted - taken| / taken of a stage's seconds.
+  void ObserveEstimateError(double share);
 
   struct Counts {
     std::map<v1::JobState, int> jobs;
@@ -64,6 +66,7 @@ class Metrics {
   prometheus::Counter& attempts_;
   prometheus::Counter& commits_;
   prometheus::Histogram& commit_seconds_;
+  prometheus::Histogram& estimate_error_;
   prometheus::Family<prometheus::Gauge>& jobs_;
   prometheus::Family<prometheus::Gauge>& stages_;
   prometheus::Family<prometheus::Gauge>& workers_;

@@ -2,10 +2,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/job_spec.h"
+#include "server/stage_graph.h"
+#include "server/stage_key.h"
+#include "server/sweep.h"
 
 namespace bitstair::server {
 namespace {
@@ -77,6 +83,11 @@ v1::StageSpec CommonFields(const v1::JobSpec& spec, const std::string& data_dige
   stage.set_numerics(spec.numerics());
   stage.set_seed(spec.seed());
   stage.set_ranks(spec.ranks());
+  if (spec.min_ranks() < spec.ranks()) stage.set_min_ranks(spec.min_ranks());
+  if (spec.reduction() == v1::REDUCTION_FIXED_SHARDS) {
+    stage.set_reduction(spec.reduction());
+    stage.set_shards(spec.shards());
+  }
   stage.set_batch_size(spec.batch_size());
   *stage.mutable_data() = spec.data();
   stage.set_data_digest(data_digest);
@@ -102,64 +113,203 @@ void ScaleStepEpochs(int phase_epochs, v1::StageSpec* stage) {
   }
 }
 
+// What the methods of the recipe add to a quantised stage.
+void SetMethods(const v1::JobSpec& spec, v1::StageSpec* stage) {
+  if (spec.has_guided()) *stage->mutable_guided() = spec.guided();
+  if (spec.has_guided() && spec.placement() == v1::PAIR_PLACEMENT_SPLIT) stage->set_placement(spec.placement());
+  if (spec.has_stochastic_precision()) *stage->mutable_stochastic_precision() = spec.stochastic_precision();
+  if (spec.has_distillation()) *stage->mutable_distillation() = spec.distillation();
+}
+
+void SetBits(Bits bits, v1::StageSpec* stage) {
+  stage->set_name(absl::StrCat("W", bits.weights, "A", bits.activations));
+  stage->set_weight_bits(bits.weights);
+  stage->set_activation_bits(bits.activations);
+}
+
+// One recipe's stages, without sweep.
+class Plan {
+ public:
+  Plan(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest)
+      : spec_(resolved), weights_digest_(weights_digest), common_(CommonFields(resolved, data_digest)) {}
+
+  std::vector<PlannedStage> Run() {
+    spec_.stages().empty() ? Staircase() : Graph();
+    return std::move(stages_);
+  }
+
+ private:
+  void Import(v1::StageSpec* stage) const {
+    *stage->mutable_initial_weights() = spec_.initial_weights();
+    stage->set_initial_weights_digest(weights_digest_);
+  }
+
+  // before: the activation function of what it starts from.
+  void Calibrate(v1::ActivationFunction before, v1::StageSpec* stage) const {
+    const bool from_relu = before == v1::ACTIVATION_FUNCTION_RELU && stage->activation() == v1::ACTIVATION_FUNCTION_CLIP;
+    if (from_relu) stage->set_calibration(spec_.activation_calibration());
+  }
+
+  void Staircase() {
+    const std::vector<Bits> bits = QuantizedBits(spec_);
+    if (!spec_.widths().empty() && spec_.widths(0) == 32 && (!spec_.has_initial_weights() || bits.empty())) {
+      v1::StageSpec stage = common_;
+      SetBits({32, 32}, &stage);
+      stage.set_activation(spec_.pretrain_activation());
+      SetPhase(spec_.pretrain(), &stage);
+      stage.set_epochs(spec_.pretrain().epochs());
+      stage.set_schedule_epochs(stage.epochs());
+      if (spec_.has_initial_weights()) Import(&stage);
+      stages_.push_back({std::move(stage), "", v1::GATE_ACTION_UNSPECIFIED});
+    }
+    if (bits.empty()) return;
+    const int phase_epochs = spec_.quantized().epochs();
+    const auto& given = spec_.quantized().stage_epochs();
+    const std::vector<int> epochs = given.empty() ? ShareEpochs(bits, phase_epochs) : std::vector<int>(given.begin(), given.end());
+    int offset = 0;
+    for (size_t i = 0; i < bits.size(); ++i) {
+      v1::StageSpec stage = common_;
+      SetBits(bits[i], &stage);
+      stage.set_activation(bits[i].activations == 32 ? spec_.two_stage_activation() : v1::ACTIVATION_FUNCTION_CLIP);
+      stage.set_epochs(epochs[i]);
+      SetPhase(spec_.quantized(), &stage);
+      SetMethods(spec_, &stage);
+      if (spec_.schedule() == v1::SCHEDULE_SCOPE_STAGE) {
+        stage.set_schedule_epochs(epochs[i]);
+        ScaleStepEpochs(phase_epochs, &stage);
+      } else {
+        stage.set_schedule_offset(offset);
+        stage.set_schedule_epochs(phase_epochs);
+        stage.set_carry_momentum(i > 0);
+      }
+      offset += epochs[i];
+      if (!stages_.empty()) {
+        stage.set_parent(stages_.back().spec.name());
+        Calibrate(stages_.back().spec.activation(), &stage);
+      } else if (spec_.has_initial_weights()) {
+        Import(&stage);
+        Calibrate(spec_.pretrain_activation(), &stage);
+      }
+      stages_.push_back({std::move(stage), spec_.require(), spec_.on_gate_failure()});
+    }
+  }
+
+  void Graph() {
+    std::map<std::string, v1::ActivationFunction> activations;  // by stage
+    for (const int i : StagesInOrder(spec_)) {
+      const v1::StageRecipe& recipe = spec_.stages(i);
+      v1::StageSpec stage = common_;
+      const bool quantized = recipe.weight_bits() < 32 || recipe.activation_bits() < 32;
+      SetBits({recipe.weight_bits(), recipe.activation_bits()}, &stage);
+      stage.set_name(recipe.name());
+      stage.set_parent(recipe.parent());
+      stage.set_epochs(recipe.epochs());
+      stage.set_schedule_epochs(recipe.epochs());
+      stage.set_learning_rate(recipe.learning_rate());
+      stage.set_learning_rate_schedule(recipe.learning_rate_schedule());
+      *stage.mutable_step_epochs() = recipe.step_epochs();
+      stage.set_step_gamma(recipe.step_gamma());
+      stage.set_activation(!quantized                      ? spec_.pretrain_activation()
+                           : recipe.activation_bits() < 32 ? v1::ACTIVATION_FUNCTION_CLIP
+                                                           : spec_.two_stage_activation());
+      if (quantized) SetMethods(spec_, &stage);
+      const bool imports = recipe.parent().empty() && spec_.has_initial_weights();
+      if (imports) Import(&stage);
+      if (imports || !recipe.parent().empty()) Calibrate(imports ? spec_.pretrain_activation() : activations[recipe.parent()], &stage);
+      activations[recipe.name()] = stage.activation();
+      stages_.push_back({std::move(stage), recipe.require(), recipe.on_gate_failure()});
+    }
+  }
+
+  const v1::JobSpec& spec_;
+  const std::string& weights_digest_;
+  const v1::StageSpec common_;
+  std::vector<PlannedStage> stages_;
+};
+
+constexpr size_t kMaxNameBytes = 64;
+
+// The stages of all variants; what several have in common is there once.
+class Sweep {
+ public:
+  Sweep(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest) : spec_(resolved) {
+    std::vector<FieldViolation> faults;
+    variants_ = ExpandSweep(resolved, &faults);
+    for (size_t v = 0; v < variants_.size(); ++v) {
+      const auto variant = ResolveJobSpec(variants_[v].spec);
+      if (variant.ok()) Add(v, Plan(*variant, data_digest, weights_digest).Run());
+    }
+  }
+
+  std::vector<PlannedStage> Run() {
+    std::set<std::string> taken;
+    for (Merged& merged : stages_) {
+      merged.name = NameOf(merged, taken);
+      taken.insert(merged.name);
+    }
+    std::vector<PlannedStage> result;
+    for (Merged& merged : stages_) {
+      merged.stage.spec.set_name(merged.name);
+      if (merged.parent >= 0) merged.stage.spec.set_parent(stages_[merged.parent].name);
+      result.push_back(std::move(merged.stage));
+    }
+    return result;
+  }
+
+ private:
+  struct Merged {
+    PlannedStage stage;
+    int parent = -1;            // index
+    std::vector<size_t> users;  // variants
+    std::string name;
+  };
+
+  void Add(size_t variant, std::vector<PlannedStage> stages) {
+    std::map<std::string, std::string> keys;
+    for (PlannedStage& stage : stages) {
+      const std::string& parent = stage.spec.parent();
+      const std::string key = StageKey(stage.spec, parent.empty() ? "" : keys[parent]);
+      const auto [known, added] = index_.emplace(key, static_cast<int>(stages_.size()));
+      const int parent_index = parent.empty() ? -1 : index_.at(keys[parent]);
+      keys[stage.spec.name()] = key;
+      if (added) stages_.push_back({std::move(stage), parent_index, {}, ""});
+      stages_[known->second].users.push_back(variant);
+    }
+  }
+
+  // By its widths, and by those choices that make a difference to it.
+  std::string NameOf(const Merged& merged, const std::set<std::string>& taken) const {
+    std::string name = merged.stage.spec.name();
+    const auto& first = variants_[merged.users[0]].choices;
+    for (size_t axis = 0; axis < first.size(); ++axis) {
+      std::set<int> values;
+      for (const size_t user : merged.users) values.insert(variants_[user].choices[axis].second);
+      const bool matters = values.size() < static_cast<size_t>(spec_.sweep().at(first[axis].first).values_size());
+      if (matters && values.size() == 1) absl::StrAppend(&name, ".", ChoiceLabel(spec_, first[axis]));
+    }
+    if (name.size() <= kMaxNameBytes && taken.count(name) == 0) return name;
+    for (int number = 1;; ++number) {
+      std::string numbered = absl::StrCat(merged.stage.spec.name(), ".", number);
+      if (taken.count(numbered) == 0) return numbered;
+    }
+  }
+
+  const v1::JobSpec& spec_;
+  std::vector<Variant> variants_;
+  std::vector<Merged> stages_;
+  std::map<std::string, int> index_;  // by key
+};
+
 }  // namespace
 
+std::vector<PlannedStage> PlanJob(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest) {
+  return resolved.sweep().empty() ? Plan(resolved, data_digest, weights_digest).Run() : Sweep(resolved, data_digest, weights_digest).Run();
+}
+
 std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest) {
-  std::vector<v1::StageSpec> stages;
-  const v1::StageSpec common = CommonFields(resolved, data_digest);
-  const std::vector<Bits> bits = QuantizedBits(resolved);
-  const auto import = [&](v1::StageSpec& stage) {
-    *stage.mutable_initial_weights() = resolved.initial_weights();
-    stage.set_initial_weights_digest(weights_digest);
-  };
-  if (!resolved.widths().empty() && resolved.widths(0) == 32 && (!resolved.has_initial_weights() || bits.empty())) {
-    v1::StageSpec stage = common;
-    stage.set_name("W32A32");
-    stage.set_weight_bits(32);
-    stage.set_activation_bits(32);
-    stage.set_activation(resolved.pretrain_activation());
-    SetPhase(resolved.pretrain(), &stage);
-    stage.set_epochs(resolved.pretrain().epochs());
-    stage.set_schedule_epochs(stage.epochs());
-    if (resolved.has_initial_weights()) import(stage);
-    stages.push_back(std::move(stage));
-  }
-  if (bits.empty()) return stages;
-  const int phase_epochs = resolved.quantized().epochs();
-  const auto& given = resolved.quantized().stage_epochs();
-  const std::vector<int> epochs = given.empty() ? ShareEpochs(bits, phase_epochs) : std::vector<int>(given.begin(), given.end());
-  int offset = 0;
-  for (size_t i = 0; i < bits.size(); ++i) {
-    v1::StageSpec stage = common;
-    stage.set_name(absl::StrCat("W", bits[i].weights, "A", bits[i].activations));
-    stage.set_weight_bits(bits[i].weights);
-    stage.set_activation_bits(bits[i].activations);
-    stage.set_activation(bits[i].activations == 32 ? resolved.two_stage_activation() : v1::ACTIVATION_FUNCTION_CLIP);
-    stage.set_epochs(epochs[i]);
-    SetPhase(resolved.quantized(), &stage);
-    if (resolved.has_guided()) *stage.mutable_guided() = resolved.guided();
-    if (resolved.has_stochastic_precision()) *stage.mutable_stochastic_precision() = resolved.stochastic_precision();
-    if (resolved.has_distillation()) *stage.mutable_distillation() = resolved.distillation();
-    if (resolved.schedule() == v1::SCHEDULE_SCOPE_STAGE) {
-      stage.set_schedule_epochs(epochs[i]);
-      ScaleStepEpochs(phase_epochs, &stage);
-    } else {
-      stage.set_schedule_offset(offset);
-      stage.set_schedule_epochs(phase_epochs);
-      stage.set_carry_momentum(i > 0);
-    }
-    offset += epochs[i];
-    const bool imported = stages.empty() && resolved.has_initial_weights();
-    if (imported) import(stage);
-    if (!stages.empty()) stage.set_parent(stages.back().name());
-    if (imported || !stages.empty()) {
-      const v1::ActivationFunction before = imported ? resolved.pretrain_activation() : stages.back().activation();
-      const bool from_relu = before == v1::ACTIVATION_FUNCTION_RELU && stage.activation() == v1::ACTIVATION_FUNCTION_CLIP;
-      if (from_relu) stage.set_calibration(resolved.activation_calibration());
-    }
-    stages.push_back(std::move(stage));
-  }
-  return stages;
+  std::vector<v1::StageSpec> specs;
+  for (PlannedStage& stage : PlanJob(resolved, data_digest, weights_digest)) specs.push_back(std::move(stage.spec));
+  return specs;
 }
 
 }  // namespace bitstair::server

@@ -8,7 +8,14 @@
 
 namespace bitstair::server {
 
-// The stages of `resolved` (from ResolveJobSpec) in the order they run; each one's parent is the one before.
+struct PlannedStage {
+  v1::StageSpec spec;
+  std::string require;  // JobSpec.require of it; empty: nothing
+  v1::GateAction on_gate_failure = v1::GATE_ACTION_UNSPECIFIED;
+};
+
+// The stages of `resolved` (from ResolveJobSpec), each after its parent. Of `stages`: one each, with a schedule of its own. Of a sweep: those of each variant,
+// with equal keys one; a name tells those choices that make a difference, "W4A4.seed-2". Of widths, where each one's parent is the one before:
 // Widths [32, 8, 4]: W32A32 first, then
 //   two_stage, PER_WIDTH: W8A32, W8A8, W4A8, W4A4 (activations never go back up);
 //   two_stage, PER_STAGE: W8A32, W4A32, then W4A8, W4A4;
@@ -23,6 +30,9 @@ namespace bitstair::server {
 // for only where a clipped stage follows one trained with ReLU. Guided: every quantised stage is a pair. The first one's full-precision net starts from the
 // full-precision stage, as its low-precision net does; the others find both nets in their parent's checkpoint. data_digest, weights_digest: hex SHA-256 of the
 // data set and of the file of initial_weights; empty in an offline plan.
+std::vector<PlannedStage> PlanJob(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest = "");
+
+// Without what is required of them.
 std::vector<v1::StageSpec> PlanStages(const v1::JobSpec& resolved, const std::string& data_digest, const std::string& weights_digest = "");
 
 }  // namespace bitstair::server

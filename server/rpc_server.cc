@@ -14,7 +14,7 @@ constexpr int kMaxMessageBytes = 4 << 20;
 }  // namespace
 
 RpcServer::RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics)
-    : jobs_(coordinator, logs, metrics, &file_threads_), fleet_(coordinator, metrics), artifacts_(artifacts, metrics, &file_threads_) {}
+    : jobs_(coordinator, logs, metrics, &file_threads_), fleet_(coordinator, metrics), artifacts_(coordinator, artifacts, metrics, &file_threads_) {}
 
 RpcServer::~RpcServer() {
   Shutdown(absl::ZeroDuration());

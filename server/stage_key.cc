@@ -141,14 +141,20 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
       {"activation", Word(v1::ActivationFunction_Name(stage.activation()), "ACTIVATION_FUNCTION_")},
       {"numerics", Word(v1::Numerics_Name(stage.numerics()), "NUMERICS_")},
       {"seed", absl::StrCat(stage.seed())},
-      {"ranks", stage.ranks()},
-      {"images_per_rank", stage.ranks() > 0 ? stage.batch_size() / stage.ranks() : 0},
       {"epochs", stage.epochs()},
       {"momentum", stage.momentum()},
       {"nesterov", stage.nesterov()},
       {"weight_decay", stage.weight_decay()},
       {"decay_batch_norm", stage.decay_batch_norm()},
   };
+  // With fixed shards the number of ranks changes no bit.
+  if (stage.reduction() == v1::REDUCTION_FIXED_SHARDS) {
+    document["shards"] = stage.shards();
+    document["images_per_shard"] = stage.shards() > 0 ? stage.batch_size() / stage.shards() : 0;
+  } else {
+    document["ranks"] = stage.ranks();
+    document["images_per_rank"] = stage.ranks() > 0 ? stage.batch_size() / stage.ranks() : 0;
+  }
   nlohmann::json& data = document["data"];
   data["sha256"] = stage.data_digest();
   data["augmentation"] = Word(v1::Augmentation_Name(stage.data().augmentation()), "AUGMENTATION_");

@@ -20,6 +20,7 @@ std::string CanonicalJson(const nlohmann::json& value);
 std::string EcmaScriptNumber(double value);
 
 // The canonical JSON behind the key: all of `stage` that can change a bit of its result, plus the parent's key and the numerics version.
+// The number of ranks is in it, but with fixed shards that of shards instead; where the nets of a pair live is not.
 // Not in it: names, checkpoint intervals, environment, the data set's name or path and that of initial weights (their digests stand for them), attempts,
 // placement.
 // A field that has no effect at these widths (the weight quantiser's at 32 bits, a percentile without calibration) is left out, and so will new fields be

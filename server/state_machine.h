@@ -50,10 +50,15 @@ struct ResumeRequested {
 // Of a FAILED or CANCELLED job.
 struct RetryRequested {
   std::string job_id;
+  std::function<bool(const std::string& sha256)> is_stored = nullptr;  // as in DataResolved
 };
 struct PriorityChanged {
   std::string job_id;
   v1::PriorityClass priority;
+};
+struct PinChanged {
+  std::string job_id;
+  bool pinned;
 };
 // The stage's ranks stop at a checkpoint, and it waits again: room is needed, or its worker is to be drained. Does not count against max_attempts.
 struct StopRequested {
@@ -113,8 +118,8 @@ struct WorkerLost {
 };
 struct Ticked {};  // deadlines
 
-using Event = std::variant<DataResolved, DataRejected, CancelRequested, PauseRequested, ResumeRequested, RetryRequested, PriorityChanged, StopRequested, Placed,
-                           RankRan, RendezvousOpened, EpochFinished, CheckpointStored, RankEnded, WorkerUnreachable, WorkerBack, WorkerLost, Ticked>;
+using Event = std::variant<DataResolved, DataRejected, CancelRequested, PauseRequested, ResumeRequested, RetryRequested, PriorityChanged, PinChanged, StopRequested,
+                           Placed, RankRan, RendezvousOpened, EpochFinished, CheckpointStored, RankEnded, WorkerUnreachable, WorkerBack, WorkerLost, Ticked>;
 
 // Actions, to be run after the commit of what the same outcome stores.
 struct SendToWorker {

@@ -4,11 +4,15 @@
 #include <algorithm>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/state_machine.h"
 
 namespace bitstair::server {
+
+// By stage of the job: why it does not need it any more; empty: it does. What a failed stage does not lead to goes on.
+std::vector<std::string> WhyGivenUp(const records::JobRecord& job);
 
 class Machine {
  public:
@@ -23,6 +27,7 @@ class Machine {
   void On(const ResumeRequested& e);
   void On(const RetryRequested& e);
   void On(const PriorityChanged& e);
+  void On(const PinChanged& e);
   // After a stage of it ended, or when it is given up: leaves what it no longer needs, frees children, ends the job. May end the job before it returns to a
   // caller that goes through the same job's stages.
   void SettleJob(const std::string& job_id);
@@ -62,7 +67,8 @@ class Machine {
 
   // Jobs.
   void Plan(Job* job, const std::function<bool(const std::string&)>& is_stored);
-  // Those of its stages that are done, but whose checkpoints are gone although they are needed, are to be trained again.
+  // Those of its stages that are done, but whose checkpoints are gone although they are needed, are to be trained again. Those that were given up start afresh
+  // where theirs are gone.
   void ForgetLost(Job* job, const std::function<bool(const std::string&)>& is_stored);
   void Join(Job* job, records::JobStage* link);
   void Rejoin(Job* job, records::JobStage* link);
@@ -70,6 +76,11 @@ class Machine {
   void Wait(Stage* stage);  // for the parent, or for slots
   void StartJob(Job* job);
   void ReturnJob(Job* job);  // to PENDING or RUNNING
+  // The stage is done: it is for the job, too, unless the job requires more of it.
+  void PassGate(Job* job, records::JobStage* link);
+  // The last epoch of the full-precision stage that it comes from; null: there is none.
+  const v1::EpochResult* FullPrecisionResult(const records::JobRecord& job, const records::JobStage& link);
+  void EndJob(Job* job);  // if all of its stages have ended
   void Freeze(Job* job, records::JobStage* link, v1::StageState state, const std::string& reason);
   void Leave(Job* job, records::JobStage* link, const std::string& reason);
   void AdoptSpec(Stage* stage);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/substitute.h"
+#include "server/gate.h"
 #include "server/planner.h"
 #include "server/stage_key.h"
 #include "server/state_machine_impl.h"
@@ -18,8 +19,8 @@ bool IsGivenUp(v1::StageState state) {
   return state == v1::STAGE_STATE_FAILED || state == v1::STAGE_STATE_CANCELLED;
 }
 
-std::vector<v1::StageSpec> PlanJob(const Job& job) {
-  return PlanStages(job.record.spec(), job.record.data_digest(), job.record.initial_weights_digest());
+std::vector<PlannedStage> PlanOf(const Job& job) {
+  return PlanJob(job.record.spec(), job.record.data_digest(), job.record.initial_weights_digest());
 }
 
 // How workers find the data and the initial weights: two jobs may name the same bytes differently.
@@ -28,6 +29,20 @@ bool SameSources(const v1::DataSpec& a, const v1::DataSpec& b, const std::string
 }
 
 }  // namespace
+
+std::vector<std::string> WhyGivenUp(const records::JobRecord& job) {
+  std::vector<std::string> why;
+  std::map<std::string, std::string> failed;  // stage -> the failed one that it comes from, or itself
+  for (const auto& link : job.job_stages()) {
+    const auto parent = failed.find(link.parent());
+    const std::string origin = link.state() == v1::STAGE_STATE_FAILED ? link.name() : parent != failed.end() ? parent->second : "";
+    if (!origin.empty()) failed[link.name()] = origin;
+    why.push_back(!origin.empty()                                  ? absl::StrCat("stage ", origin, " failed")
+                  : job.state() == v1::JOB_STATE_CANCELLING ? "the job was cancelled"
+                                                            : "");
+  }
+  return why;
+}
 
 void Machine::SetJob(Job* job, v1::JobState state, const std::string& reason) {
   job->record.set_state(state);
@@ -79,12 +94,18 @@ void Machine::ForgetLost(Job* job, const std::function<bool(const std::string&)>
     Stage* stage = Find(links[i].stage());
     const bool has_children = std::any_of(links.begin(), links.end(), [&](const auto& other) { return other.parent() == links[i].name(); });
     const bool done = stage->record.state() == v1::STAGE_STATE_SUCCEEDED;
+    if (IsGivenUp(stage->record.state()) && stage->record.has_checkpoint() && !is_stored(stage->record.checkpoint().sha256())) {
+      stage->record.clear_checkpoint();
+      stage->epochs.clear();
+      outcome_.stages_changed.insert(links[i].stage());
+    }
     const bool lost = done && (!has_children || needed.count(links[i].name()) > 0) && !is_stored(stage->record.checkpoint().sha256());
     if (lost) {
       stage->record.clear_checkpoint();
       stage->epochs.clear();
       Revive(stage);
-      links[i].set_sharing(v1::STAGE_SHARING_JOINED);
+      if (links[i].sharing() == v1::STAGE_SHARING_REUSED) links[i].set_sharing(v1::STAGE_SHARING_JOINED);
+      links[i].clear_state();
       forgotten.insert(links[i].stage());
     }
     if (!done || lost) needed.insert(links[i].parent());
@@ -112,10 +133,12 @@ void Machine::Plan(Job* job, const std::function<bool(const std::string&)>& is_s
   int shared = 0;
   const std::string salt = job->record.spec().has_share() && !job->record.spec().share() ? job->record.job_id() : "";
   job->record.clear_job_stages();
-  for (auto& spec : PlanJob(*job)) {
+  for (auto& [spec, require, on_gate_failure] : PlanOf(*job)) {
     records::JobStage* link = job->record.add_job_stages();
     link->set_name(spec.name());
     link->set_parent(spec.parent());
+    link->set_require(require);
+    if (!require.empty()) link->set_on_gate_failure(on_gate_failure);
     const std::string content_key = keys[spec.name()] = StageKey(spec, spec.parent().empty() ? "" : keys[spec.parent()]);
     const std::string key = SaltedKey(content_key, salt);
     const auto known = state_.by_key.find(key);
@@ -206,11 +229,11 @@ void Machine::AdoptSpec(Stage* stage) {
   const Job& job = *FindJob(*stage->jobs.begin());
   for (const auto& link : job.record.job_stages()) {
     if (link.stage() != StageName(*stage)) continue;
-    for (auto& planned : PlanJob(job)) {
-      if (planned.name() != link.name()) continue;
-      planned.set_name(spec.name());
-      planned.set_parent(spec.parent());
-      *stage->record.mutable_spec() = std::move(planned);
+    for (auto& planned : PlanOf(job)) {
+      if (planned.spec.name() != link.name()) continue;
+      planned.spec.set_name(spec.name());
+      planned.spec.set_parent(spec.parent());
+      *stage->record.mutable_spec() = std::move(planned.spec);
       outcome_.stages_changed.insert(StageName(*stage));
       return;
     }
@@ -276,11 +299,20 @@ void Machine::On(const RetryRequested& e) {
     link.clear_state();
     link.clear_reason();
   }
+  ForgetLost(job, e.is_stored);
   ReturnJob(job);
   for (auto& link : *job->record.mutable_job_stages()) {
     if (link.state() == v1::STAGE_STATE_UNSPECIFIED) Rejoin(job, &link);
   }
   SettleJob(e.job_id);
+}
+
+void Machine::On(const PinChanged& e) {
+  Job* job = FindJob(e.job_id);
+  if (job == nullptr || job->record.pinned() == e.pinned) return;
+  job->record.set_pinned(e.pinned);
+  outcome_.jobs_changed.insert(e.job_id);
+  AddEvent(job, "", e.pinned ? "JobPinned" : "JobUnpinned", "");
 }
 
 void Machine::On(const PriorityChanged& e) {
@@ -334,38 +366,71 @@ void Machine::SettleJob(const std::string& job_id) {
   for (auto& link : links) {
     if (link.state() != v1::STAGE_STATE_UNSPECIFIED) continue;
     const Stage& stage = *Find(link.stage());
-    if (stage.record.state() == v1::STAGE_STATE_SUCCEEDED) Freeze(job, &link, v1::STAGE_STATE_SUCCEEDED, "");
+    if (stage.record.state() == v1::STAGE_STATE_SUCCEEDED) PassGate(job, &link);
     if (stage.record.state() == v1::STAGE_STATE_FAILED && stage.jobs.count(job_id) > 0) Freeze(job, &link, v1::STAGE_STATE_FAILED, stage.record.reason());
   }
-  const auto failed = std::find_if(links.begin(), links.end(), [](const auto& link) { return link.state() == v1::STAGE_STATE_FAILED; });
-  const bool cancelling = job->record.state() == v1::JOB_STATE_CANCELLING;
-  const std::string why = failed != links.end() ? absl::StrCat("stage ", failed->name(), " failed") : cancelling ? "the job was cancelled" : "";
-  for (auto& link : links) {
+  const std::vector<std::string> given_up = WhyGivenUp(job->record);
+  for (int i = 0; i < links.size(); ++i) {
+    auto& link = links[i];
     if (link.state() != v1::STAGE_STATE_UNSPECIFIED) continue;
     Stage* stage = Find(link.stage());
-    if (why.empty()) {
+    if (given_up[i].empty()) {
       // CANCELLED: the coordinator ended between the commit of this and that of the job which had joined it.
       if (stage->record.state() == v1::STAGE_STATE_CANCELLED) Revive(stage);
       if (stage->record.state() == v1::STAGE_STATE_BLOCKED && ParentDone(*stage)) SetStage(stage, v1::STAGE_STATE_PENDING, kWaitsForScheduler);
     } else if (stage->leaving.count(job_id) == 0) {
-      Leave(job, &link, why);
+      Leave(job, &link, given_up[i]);
       if (IsEnded(job->record.state())) return;
     } else if (!stage->attempt.has_value() || !stage->jobs.empty()) {
-      Freeze(job, &link, v1::STAGE_STATE_CANCELLED, why);
+      Freeze(job, &link, v1::STAGE_STATE_CANCELLED, given_up[i]);
     }
   }
-  if (std::any_of(links.begin(), links.end(), [](const auto& link) { return link.state() == v1::STAGE_STATE_UNSPECIFIED; })) return;
-  if (failed != links.end()) {
-    const std::string reason = absl::StrCat("stage ", failed->name(), " failed: ", failed->reason());
-    AddEvent(job, "", "JobFailed", reason);
-    SetJob(job, v1::JOB_STATE_FAILED, reason);
+  EndJob(job);
+}
+
+void Machine::EndJob(Job* job) {
+  const auto& links = job->record.job_stages();
+  const auto failed = std::find_if(links.begin(), links.end(), [](const auto& link) { return link.state() == v1::STAGE_STATE_FAILED; });
+  const std::string why = failed == links.end() ? "" : absl::StrCat("stage ", failed->name(), " failed: ", failed->reason());
+  if (std::any_of(links.begin(), links.end(), [](const auto& link) { return link.state() == v1::STAGE_STATE_UNSPECIFIED; })) {
+    // Other branches go on.
+    if (!why.empty() && job->record.reason().empty()) SetJob(job, job->record.state(), why);
+  } else if (!why.empty()) {
+    AddEvent(job, "", "JobFailed", why);
+    SetJob(job, v1::JOB_STATE_FAILED, why);
   } else if (!links.empty() && std::all_of(links.begin(), links.end(), [](const auto& link) { return link.state() == v1::STAGE_STATE_SUCCEEDED; })) {
     AddEvent(job, "", "JobSucceeded", "");
     SetJob(job, v1::JOB_STATE_SUCCEEDED, "");
-  } else if (cancelling) {
+  } else if (job->record.state() == v1::JOB_STATE_CANCELLING) {
     AddEvent(job, "", "JobCancelled", "");
     SetJob(job, v1::JOB_STATE_CANCELLED, "cancelled on request");
   }
+}
+
+const v1::EpochResult* Machine::FullPrecisionResult(const records::JobRecord& job, const records::JobStage& link) {
+  std::string parent = link.parent();
+  while (!parent.empty()) {
+    const auto found = std::find_if(job.job_stages().begin(), job.job_stages().end(), [&](const auto& other) { return other.name() == parent; });
+    if (found == job.job_stages().end()) return nullptr;
+    const Stage& stage = *Find(found->stage());
+    const v1::StageSpec& spec = stage.record.spec();
+    if (spec.weight_bits() == 32 && spec.activation_bits() == 32) return stage.epochs.empty() ? nullptr : &stage.epochs.back();
+    parent = found->parent();
+  }
+  return nullptr;
+}
+
+void Machine::PassGate(Job* job, records::JobStage* link) {
+  const auto gate = ParseGate(link->require());
+  if (link->require().empty() || !gate.ok()) return Freeze(job, link, v1::STAGE_STATE_SUCCEEDED, "");
+  const Stage& stage = *Find(link->stage());
+  const auto value = stage.epochs.empty() ? std::nullopt : GateValue(*gate, stage.epochs.back(), FullPrecisionResult(job->record, *link));
+  const GateOutcome outcome = Judge(*gate, value);
+  link->set_gate(outcome.text);
+  AddEvent(job, link->name(), outcome.reached ? "GateReached" : "GateMissed", outcome.text);
+  const bool stops = !outcome.reached && link->on_gate_failure() != v1::GATE_ACTION_GO_ON;
+  Freeze(job, link, stops ? v1::STAGE_STATE_FAILED : v1::STAGE_STATE_SUCCEEDED,
+         stops ? absl::StrCat("requires ", link->require(), ", but ", gate->metric, " is ", outcome.value) : "");
 }
 
 bool IsWanted(const State& state, const Stage& stage) {
@@ -382,83 +447,6 @@ int Machine::MaxAttempts(const Stage& stage) {
   int most = 1;
   for (const auto& id : stage.jobs) most = std::max(most, FindJob(id)->record.spec().max_attempts());
   return most;
-}
-
-namespace {
-
-// Version 0.1 had each stage in one job alone.
-void UpgradeJob(State* state, Job* job) {
-  if (job->record.job_stages_size() > 0) return;
-  for (const auto& name : job->record.stages()) {
-    records::JobStage* link = job->record.add_job_stages();
-    link->set_name(name);
-    link->set_stage(StageName(job->record.job_id(), name));
-    link->set_sharing(v1::STAGE_SHARING_NONE);
-    const auto found = state->stages.find(link->stage());
-    if (found == state->stages.end()) continue;  // Reload names it
-    records::StageRecord& record = found->second.record;
-    link->set_parent(record.spec().parent());
-    if (!link->parent().empty()) record.set_parent_stage(StageName(job->record.job_id(), link->parent()));
-    if (IsEnded(record.state())) {
-      link->set_state(record.state());
-      link->set_reason(record.reason());
-    }
-  }
-}
-
-// Of two stages of one key, which only version 0.1 could have: the one that is done, else the one that is not ended, else the first.
-bool IsBetter(const Stage& a, const Stage& b) {
-  const auto rank = [](v1::StageState state) { return state == v1::STAGE_STATE_SUCCEEDED ? 2 : IsEnded(state) ? 0 : 1; };
-  return rank(a.record.state()) > rank(b.record.state());
-}
-
-}  // namespace
-
-absl::StatusOr<Outcome> Reload(State* state, absl::Time now, absl::Duration patience) {
-  for (auto& [id, job] : state->jobs) {
-    if (job.record.job_id() != id) return absl::DataLossError(absl::StrCat("the job store has records of job ", id, ", but not the job"));
-    UpgradeJob(state, &job);
-    const bool active = !IsEnded(job.record.state());
-    if (active) state->active_jobs.insert(id);
-    const bool giving_up =
-        job.record.state() == v1::JOB_STATE_CANCELLING ||
-        std::any_of(job.record.job_stages().begin(), job.record.job_stages().end(), [](const auto& link) { return link.state() == v1::STAGE_STATE_FAILED; });
-    for (const auto& link : job.record.job_stages()) {
-      const auto found = state->stages.find(link.stage());
-      if (found == state->stages.end()) return absl::DataLossError(absl::StrCat("the job store lacks stage ", link.stage(), " of job ", id));
-      job.record.set_revision(std::max(job.record.revision(), found->second.revision));
-      if (!active || link.state() != v1::STAGE_STATE_UNSPECIFIED) continue;
-      const bool stopping = giving_up && found->second.record.state() == v1::STAGE_STATE_STOPPING;
-      (stopping ? found->second.leaving : found->second.jobs).insert(id);
-    }
-  }
-  for (auto& [name, stage] : state->stages) {
-    auto& known = state->by_key[stage.record.key()];
-    if (known.empty() || IsBetter(stage, state->stages.at(known))) known = name;
-    const auto phase = stage.record.state();
-    if (phase != v1::STAGE_STATE_STARTING && phase != v1::STAGE_STATE_RUNNING && phase != v1::STAGE_STATE_STOPPING) continue;
-    Attempt attempt;
-    for (const auto& rank : stage.record.ranks()) {
-      attempt.ranks.push_back(
-          {.rank = rank.rank(), .worker_id = rank.worker_id(), .worker_name = rank.worker_name(), .slot = rank.slot(), .lost_after = now + patience});
-    }
-    attempt.start = now;
-    attempt.seconds_before = stage.record.seconds();
-    attempt.stopping = phase == v1::STAGE_STATE_STOPPING;
-    if (attempt.stopping) attempt.deadline = now + patience + kKillPatience;
-    attempt.reloaded = true;
-    stage.attempt = std::move(attempt);
-    state->live.insert(name);
-  }
-  Machine machine(state, now);
-  const std::set<std::string> ids = state->active_jobs;
-  for (const auto& id : ids) machine.SettleJob(id);
-  const std::set<std::string> live = state->live;
-  for (const auto& name : live) {
-    const Stage& stage = state->stages.at(name);
-    if (!stage.jobs.empty() && !IsWanted(*state, stage)) machine.On(StopRequested{name, "the job was paused"});
-  }
-  return machine.Take();
 }
 
 }  // namespace bitstair::server

@@ -2,11 +2,13 @@
 
 #include <dlfcn.h>
 #include <sched.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
 #include <algorithm>
+#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +21,7 @@ constexpr int kNumericsVersion = 3;
 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 constexpr int kMajor = 75;
 constexpr int kMinor = 76;
+constexpr char kMemoryLimit[] = "/sys/fs/cgroup/memory.max";
 #if defined(__x86_64__)
 constexpr unsigned kAmxTile = 1u << 24;  // cpuid leaf 7, edx
 #endif
@@ -26,7 +29,17 @@ constexpr unsigned kAmxTile = 1u << 24;  // cpuid leaf 7, edx
 struct Gpu {
   std::string name;
   int compute_capability = 0;  // 90 for 9.0
+  int64_t memory_bytes = 0;
 };
+
+// Of this machine, or of the container that this process is in. 0: not known.
+int64_t MachineMemory() {
+  const int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  int64_t bytes = pages > 0 && page > 0 ? pages * page : 0;
+  int64_t limit = 0;
+  if (std::ifstream file(kMemoryLimit); file >> limit && limit > 0) bytes = bytes == 0 ? limit : std::min(bytes, limit);
+  return bytes;
+}
 
 // Asks the driver through its C interface, which is stable since its first versions. Empty where there is no driver or no GPU.
 std::vector<Gpu> FindGpus() {
@@ -35,6 +48,7 @@ std::vector<Gpu> FindGpus() {
   using Get = int (*)(int*, int);
   using Name = int (*)(char*, int, int);
   using Attribute = int (*)(int*, int, int);
+  using Memory = int (*)(size_t*, int);
   std::vector<Gpu> gpus;
   // Never closed: the driver does not like it, and the process asks once.
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -44,6 +58,7 @@ std::vector<Gpu> FindGpus() {
   const auto get = reinterpret_cast<Get>(dlsym(driver, "cuDeviceGet"));
   const auto name = reinterpret_cast<Name>(dlsym(driver, "cuDeviceGetName"));
   const auto attribute = reinterpret_cast<Attribute>(dlsym(driver, "cuDeviceGetAttribute"));
+  const auto memory = reinterpret_cast<Memory>(dlsym(driver, "cuDeviceTotalMem_v2"));
   int devices = 0;
   if (!init || !count || !get || !name || !attribute || init(0) != 0 || count(&devices) != 0) return gpus;
   for (int i = 0; i < devices; ++i) {
@@ -54,7 +69,9 @@ std::vector<Gpu> FindGpus() {
     if (get(&device, i) != 0 || name(text, sizeof(text), device) != 0) continue;
     attribute(&major, kMajor, device);
     attribute(&minor, kMinor, device);
-    gpus.push_back({text, 10 * major + minor});
+    size_t bytes = 0;
+    if (memory == nullptr || memory(&bytes, device) != 0) bytes = 0;
+    gpus.push_back({text, 10 * major + minor, static_cast<int64_t>(bytes)});
   }
   return gpus;
 }
@@ -93,11 +110,13 @@ int UsableCores() {
 
 std::vector<v1::Slot> CpuSlots(int slots, int cores) {
   std::vector<v1::Slot> result;
+  const int64_t memory = MachineMemory();
   for (int i = 0; i < slots; ++i) {
     v1::Slot slot;
     slot.set_index(i);
     slot.set_kind(v1::SLOT_KIND_CPU);
     slot.set_threads(std::max(1, cores / slots));
+    slot.set_memory_bytes(memory);
     result.push_back(std::move(slot));
   }
   return result;
@@ -119,6 +138,7 @@ Devices FindDevices(int cpu_slots) {
       slot.set_kind(v1::SLOT_KIND_GPU);
       slot.set_threads(std::max(1, cores / static_cast<int>(gpus.size())));
       slot.set_device(absl::StrCat(gpus[i].name, " ", i));
+      slot.set_memory_bytes(gpus[i].memory_bytes);
       capability = gpus[i].compute_capability;
       devices.slots.push_back(std::move(slot));
     }

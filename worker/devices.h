@@ -24,7 +24,7 @@ Devices FindDevices(int cpu_slots);
 // Cores that this process may run on.
 int UsableCores();
 
-// `slots` CPU slots, each with an equal share of `cores`, at least one thread.
+// `slots` CPU slots, each with an equal share of `cores`, at least one thread, and the machine's memory.
 std::vector<v1::Slot> CpuSlots(int slots, int cores);
 
 // "cpu-avx512_vnni-threads1-libtorch2.11.0-numerics2"

@@ -1,4 +1,4 @@
-// bitstair pause, resume, retry, prioritize: change a job. bitstair cordon, uncordon, drain: what a worker gets.
+// bitstair pause, resume, retry, pin, unpin, prioritize: change a job. bitstair cordon, uncordon, drain: what a worker gets.
 #include <functional>
 #include <memory>
 
@@ -73,6 +73,10 @@ void RegisterChanges(CLI::App& app, int& exit_code) {
                [](Client& client, const ChangeArguments& a) { return client.ResumeJob(a.name); });
   AddJobChange(app, exit_code, "retry", "Let a failed or cancelled job go on where it was, with a new budget of tries", "bitstair retry smoke-3f2a",
                [](Client& client, const ChangeArguments& a) { return client.RetryJob(a.name); });
+  AddJobChange(app, exit_code, "pin", "Keep a job's checkpoints whatever garbage collection deletes", "bitstair pin smoke-3f2a",
+               [](Client& client, const ChangeArguments& a) { return client.PinJob(a.name, true); });
+  AddJobChange(app, exit_code, "unpin", "Let garbage collection have a job's checkpoints again", "bitstair unpin smoke-3f2a",
+               [](Client& client, const ChangeArguments& a) { return client.PinJob(a.name, false); });
   auto prioritize = std::make_shared<ChangeArguments>();
   AddJobChange(
       app, exit_code, "prioritize", "Change the priority of what waits of a job", "bitstair prioritize smoke-3f2a --priority high",

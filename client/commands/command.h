@@ -19,9 +19,10 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kWrongUsage = 2, kUnreachable = 3,
 
 // Adds a command to `app`; when it has run, `exit_code` holds its status.
 void RegisterCancel(CLI::App& app, int& exit_code);
-void RegisterChanges(CLI::App& app, int& exit_code);  // pause, resume, retry, prioritize, cordon, uncordon, drain
+void RegisterChanges(CLI::App& app, int& exit_code);  // pause, resume, retry, pin, unpin, prioritize, cordon, uncordon, drain
 void RegisterDescribe(CLI::App& app, int& exit_code);
 void RegisterEvaluate(CLI::App& app, int& exit_code);
+void RegisterGarbage(CLI::App& app, int& exit_code);
 void RegisterHealth(CLI::App& app, int& exit_code);
 void RegisterList(CLI::App& app, int& exit_code);
 void RegisterLogs(CLI::App& app, int& exit_code);

@@ -29,6 +29,10 @@ std::string TrainingOf(const v1::Stage& stage) {
   return stage.waiting_jobs() > 1 ? absl::StrCat("this and ", stage.waiting_jobs() - 1, " more") : "-";
 }
 
+std::string Clock(const google::protobuf::Timestamp& time) {
+  return ToJson(time).get<std::string>().substr(0, 19);
+}
+
 std::string StageTable(const v1::Job& job) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::Stage& stage : job.stages()) {
@@ -36,20 +40,22 @@ std::string StageTable(const v1::Job& job) {
     for (const v1::RankPlacement& rank : stage.placement()) {
       absl::StrAppend(&where, where.empty() ? "" : ", ", ShortName(rank.worker()), rank.pid() > 0 ? absl::StrCat(" (pid ", rank.pid(), ")") : "");
     }
-    rows.push_back({ShortName(stage.name()), StateWord(stage.state()), absl::StrCat(stage.epochs_size(), "/", stage.spec().epochs()),
+    std::string why = stage.reason();
+    if (!stage.gate().empty()) absl::StrAppend(&why, why.empty() ? "" : "; ", stage.gate());
+    rows.push_back({ShortName(stage.name()), stage.spec().parent().empty() ? "-" : stage.spec().parent(), StateWord(stage.state()), absl::StrCat(stage.epochs_size(), "/", stage.spec().epochs()),
                     absl::StrCat(stage.attempts()), absl::StrCat(stage.generation()), stage.key().substr(0, 12), TrainingOf(stage), where.empty() ? "-" : where,
-                    stage.reason()});
+                    stage.has_expected_end_time() ? Clock(stage.expected_end_time()) : "-", why});
   }
   using enum Align;
-  return Table({"stage", "state", "epochs", "attempts", "generation", "key", "training of", "ranks on", "reason"},
-               {kLeft, kLeft, kRight, kRight, kRight, kLeft, kLeft, kLeft, kLeft}, rows);
+  return Table({"stage", "parent", "state", "epochs", "attempts", "generation", "key", "training of", "ranks on", "ends at about", "reason"},
+               {kLeft, kLeft, kLeft, kRight, kRight, kRight, kLeft, kLeft, kLeft, kLeft, kLeft}, rows);
 }
 
 std::string EventTable(const std::vector<v1::Event>& events) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::Event& event : events) {
     rows.push_back(
-        {ToJson(event.time()).get<std::string>().substr(0, 19), event.stage().empty() ? "-" : ShortName(event.stage()), event.type(), event.message()});
+        {Clock(event.time()), event.stage().empty() ? "-" : ShortName(event.stage()), event.type(), event.message()});
   }
   using enum Align;
   return Table({"time (UTC)", "stage", "event", "message"}, {kLeft, kLeft, kLeft, kLeft}, rows);
@@ -123,6 +129,8 @@ int RunDescribe(const DescribeArguments& arguments) {
   std::string out =
       absl::StrCat("job      ", ShortName(job->name()), "\nstate    ", StateWord(job->state()), job->reason().empty() ? "" : ": ", job->reason(), "\nnetwork  ",
                    job->spec().network(), "\ndata     ", job->spec().data().name(), job->spec().data().path(), "\nranks    ", job->spec().ranks(), "\n");
+  if (job->has_expected_end_time()) absl::StrAppend(&out, "ends at  ", Clock(job->expected_end_time()), " UTC, about\n");
+  if (job->pinned()) absl::StrAppend(&out, "pinned   its checkpoints are not collected as garbage\n");
   const Shared shared = CountShared(*job);
   if (shared.stages > 0) {
     absl::StrAppend(&out, "shared   ", shared.stages, " of ", job->stages_size(), " stages, ", Duration(shared.slot_seconds), " of slot time saved\n");

@@ -1,8 +1,9 @@
-// bitstair plan: the stages that a recipe makes; needs no coordinator.
+// bitstair plan: the stages that a recipe makes; needs no coordinator, unless it is asked when.
 #include <memory>
 
 #include "client/commands/command.h"
 #include "client/plan_view.h"
+#include "client/table.h"
 #include "server/planner.h"
 
 namespace bitstair::client {
@@ -11,7 +12,25 @@ namespace {
 struct PlanArguments {
   RecipeArguments recipe;
   std::string output;
+  std::string coordinator;
+  bool when = false;
 };
+
+int RunPreview(const PlanArguments& arguments, const CheckedRecipe& checked) {
+  Client client(arguments.coordinator);
+  v1::CreateJobRequest request;
+  *request.mutable_spec() = checked.spec;
+  request.set_validate_only(true);
+  const auto job = client.CreateJob(request);
+  if (!job.ok()) {
+    const auto violations = GetFieldViolations(job.status());
+    if (violations.empty()) return Fail(job.status(), arguments.coordinator);
+    Complain(DescribeViolations(checked.recipe, violations));
+    return kWrongUsage;
+  }
+  Print(arguments.output == "json" ? Dump(PreviewJson(*job), "json") : Harmless(PreviewText(*job)));
+  return kDone;
+}
 
 int RunPlan(const PlanArguments& arguments) {
   const auto checked = LoadRecipe(arguments.recipe, /*data_is_here=*/false);
@@ -19,7 +38,8 @@ int RunPlan(const PlanArguments& arguments) {
     Complain(std::string(checked.status().message()));
     return kWrongUsage;
   }
-  const auto stages = server::PlanStages(checked->spec, "");
+  if (arguments.when) return RunPreview(arguments, *checked);
+  const auto stages = server::PlanJob(checked->spec, "");
   if (arguments.output == "json") {
     Print(Dump(PlanJson(checked->spec, stages), "json"));
   } else {
@@ -32,12 +52,14 @@ int RunPlan(const PlanArguments& arguments) {
 
 void RegisterPlan(CLI::App& app, int& exit_code) {
   auto arguments = std::make_shared<PlanArguments>();
-  CLI::App* command = app.add_subcommand("plan", "Show the stages that a recipe makes, without a coordinator");
+  CLI::App* command = app.add_subcommand("plan", "Show the stages that a recipe makes, without a coordinator; or when and where they would run");
   AddRecipe(*command, arguments->recipe);
+  command->add_flag("--when", arguments->when, "Ask the coordinator: what is shared, where it would run, when it would start and end; stores nothing");
   AddOutput(*command, arguments->output, {"text", "dot", "json"});
+  AddCoordinator(*command, arguments->coordinator);
   command->footer(
       "Examples:\n  bitstair plan recipes/smoke.yaml\n  bitstair plan recipes/smoke.yaml --set 'widths=[32, 8, 4, 2]' --set order=per_stage\n  bitstair plan "
-      "recipes/smoke.yaml --output dot | dot -Tsvg > plan.svg");
+      "recipes/smoke.yaml --output dot | dot -Tsvg > plan.svg\n  bitstair plan recipes/smoke.yaml --when");
   command->callback([arguments, &exit_code] { exit_code = RunPlan(*arguments); });
 }
 

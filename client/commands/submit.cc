@@ -5,6 +5,7 @@
 #include "client/commands/command.h"
 #include "client/json.h"
 #include "client/plan_view.h"
+#include "client/table.h"
 
 namespace bitstair::client {
 namespace {
@@ -37,9 +38,7 @@ int RunSubmit(const SubmitArguments& arguments) {
     return kWrongUsage;
   }
   if (arguments.validate_only) {
-    std::vector<v1::StageSpec> stages;
-    for (const v1::Stage& stage : job->stages()) stages.push_back(stage.spec());
-    Print(arguments.output == "table" ? PlanText(stages) : Dump(PlanJson(job->spec(), stages), arguments.output));
+    Print(arguments.output == "table" ? Harmless(PreviewText(*job)) : Dump(PreviewJson(*job), arguments.output));
     return kDone;
   }
   if (arguments.wait) {

@@ -19,7 +19,7 @@ inline constexpr char kCheckpointFormat[] = "bitstair-checkpoint-1";
 // The file's bytes are a function of exactly these fields: no times, no attempts, no machine.
 struct Checkpoint {
   std::string stage_key;
-  std::string stage_name;  // "W4A8"
+  std::string stage_name;  // by its widths, "W4A8"
   int weight_bits = 32;
   int activation_bits = 32;
   std::string network;

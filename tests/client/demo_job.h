@@ -8,7 +8,9 @@
 namespace bitstair::client {
 
 inline v1::Stage* AddStage(v1::Job& job, int weight_bits, int activation_bits, v1::StageState state, int epochs) {
+  const std::string parent = job.stages().empty() ? "" : job.stages(job.stages_size() - 1).spec().name();
   v1::Stage* stage = job.add_stages();
+  stage->mutable_spec()->set_parent(parent);
   stage->mutable_spec()->set_name("W" + std::to_string(weight_bits) + "A" + std::to_string(activation_bits));
   stage->set_name(job.name() + "/stages/" + stage->spec().name());
   stage->mutable_spec()->set_weight_bits(weight_bits);

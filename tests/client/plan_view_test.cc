@@ -43,7 +43,7 @@ TEST(PlanViewTest, LearningRatesFollowTheSchedule) {
 }
 
 TEST(PlanViewTest, TextHasARowPerStage) {
-  const std::string text = PlanText(server::PlanStages(Spec(), ""));
+  const std::string text = PlanText(server::PlanJob(Spec(), ""));
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
   EXPECT_THAT(text, HasSubstr("W32A32     32/32  -"));
   EXPECT_THAT(text, HasSubstr("W4A4         4/4  W4A32"));
@@ -51,14 +51,14 @@ TEST(PlanViewTest, TextHasARowPerStage) {
 }
 
 TEST(PlanViewTest, DotHasTheEdges) {
-  const std::string dot = PlanDot("demo", server::PlanStages(Spec(), ""));
+  const std::string dot = PlanDot("demo", server::PlanJob(Spec(), ""));
   EXPECT_THAT(dot, HasSubstr("digraph \"demo\" {"));
   EXPECT_THAT(dot, HasSubstr("\"W32A32\" -> \"W4A32\";"));
   EXPECT_THAT(dot, HasSubstr("\"W4A32\" -> \"W4A4\";"));
 }
 
 TEST(PlanViewTest, JsonHasStagesInOrder) {
-  const Json json = PlanJson(Spec(), server::PlanStages(Spec(), ""));
+  const Json json = PlanJson(Spec(), server::PlanJob(Spec(), ""));
   EXPECT_EQ(json["spec"]["widths"], Json({32, 4}));
   ASSERT_EQ(json["stages"].size(), 3U);
   EXPECT_EQ(json["stages"][2]["name"], "W4A4");

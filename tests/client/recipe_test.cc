@@ -54,6 +54,78 @@ std::string Error(const std::string& text, const std::vector<std::string>& sets 
   return spec.ok() ? "ok" : std::string(spec.status().message());
 }
 
+constexpr char kGraph[] = R"(name: graph
+network: convnet28
+data: {name: fashion_mnist}
+require: top1_drop <= 1
+stages:
+  - {name: full, weight_bits: 32, epochs: 3}
+  - name: low
+    parent: full
+    weight_bits: 4
+    epochs: 2
+    on_gate_failure: go_on
+  - {parent: low, weight_bits: 2, epochs: 2, require: none}
+sweep:
+  seed: [1, 2]
+  guided.lambda: [0.5, 10]
+  guided.hint_points: [null, [conv1, fc1]]
+  order: [per_width]
+)";
+
+TEST(RecipeTest, ReadsGraphsAndSweeps) {
+  const auto recipe = ParseRecipe("r.yaml", kGraph, {});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const v1::JobSpec& spec = recipe->spec;
+  ASSERT_EQ(spec.stages_size(), 3);
+  EXPECT_EQ(spec.stages(1).parent(), "full");
+  EXPECT_EQ(spec.stages(1).on_gate_failure(), v1::GATE_ACTION_GO_ON);
+  EXPECT_EQ(spec.require(), "top1_drop <= 1");
+  ASSERT_EQ(spec.sweep().size(), 4u);
+  EXPECT_EQ(spec.sweep().at("guided.lambda").values(0).number_value(), 0.5);
+  EXPECT_EQ(spec.sweep().at("guided.hint_points").values(0).kind_case(), google::protobuf::Value::kNullValue);
+  EXPECT_EQ(spec.sweep().at("guided.hint_points").values(1).list_value().values(1).string_value(), "fc1");
+  EXPECT_EQ(spec.sweep().at("order").values(0).string_value(), "per_width");
+  EXPECT_EQ(Error(kGraph), "ok");
+}
+
+TEST(RecipeTest, FaultsOfGraphsAndSweepsAreShownWhereTheyWereWritten) {
+  const auto with = [](const std::string& from, const std::string& to) {
+    std::string text = kGraph;
+    EXPECT_NE(text.find(from), std::string::npos) << from;
+    return text.replace(text.find(from), from.size(), to);
+  };
+  EXPECT_THAT(Error(with("parent: full", "parent: ful")), HasSubstr("r.yaml:8:5: stages[1].parent: \"ful\" is no stage of this recipe"));
+  EXPECT_THAT(Error(with("[0.5, 10]", "[0.5, -10]")), HasSubstr("r.yaml:15:24: sweep[\"guided.lambda\"][1]: guided.lambda is -10; must be 0 to 1e6"));
+  EXPECT_THAT(Error(with("seed: [1, 2]", "seeds: [1, 2]")), HasSubstr("r.yaml:14:3: sweep[\"seeds\"]: is no field of a recipe"));
+  EXPECT_THAT(Error(with("seed: [1, 2]", "seed: 1")), HasSubstr("r.yaml:14:9: sweep[\"seed\"]: expected a list such as [1, 2], found \"1\""));
+  EXPECT_THAT(Error(with("top1_drop <= 1", "top1_drip <= 1")), HasSubstr("r.yaml:4:1: require: \"top1_drip\" is no metric"));
+  EXPECT_THAT(Error(with("{name: full, weight_bits: 32, epochs: 3}", "W32A32")), HasSubstr("r.yaml:6:5: stages[0]: expected a group of keys (name, parent,"));
+  EXPECT_THAT(Error(with("on_gate_failure: go_on", "on_gate_failure: carry_on")), HasSubstr("unknown value \"carry_on\""));
+  EXPECT_THAT(Error(std::string("name: a\nnetwork: convnet28\ndata: {name: f}\nwidths: [32]\npretrain: {epochs: 1}\nsweep: {}\n")),
+              HasSubstr("r.yaml:6:8: sweep: is empty"));
+}
+
+TEST(RecipeTest, SweepsCanBeSet) {
+  EXPECT_EQ(Error(kGood, {"sweep.seed=[1, 2]", "sweep.quantized.learning_rate=[0.01, 0.02]"}), "ok");
+  EXPECT_THAT(Error(kGood, {"sweep.seed=[1, 1]"}), HasSubstr("--set sweep.seed=[1, 1]: sweep[\"seed\"][1]: is there already"));
+}
+
+TEST(RecipeTest, RanksMayBeARange) {
+  const auto recipe = ParseRecipe("r.yaml", With("ranks: 2", "ranks: 1..8\nreduction: fixed_shards"), {});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->spec.min_ranks(), 1);
+  EXPECT_EQ(recipe->spec.ranks(), 8);
+  const auto spec = ResolveRecipe(*recipe, false);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->shards(), 8);
+  EXPECT_THAT(Error(With("ranks: 2", "ranks: 8..1\nreduction: fixed_shards")), HasSubstr("r.yaml:8:8: min_ranks: is 8, more than ranks (1): a range goes up"));
+  EXPECT_THAT(Error(With("ranks: 2", "ranks: 1..x")), HasSubstr("r.yaml:8:8: ranks: expected a whole number or a range such as 1..8"));
+  EXPECT_THAT(Error(With("ranks: 2", "ranks: 1..8")), HasSubstr("min_ranks: needs reduction: fixed_shards"));
+  EXPECT_EQ(Error(kGood, {"ranks=1..4", "reduction=fixed_shards"}), "ok");
+  EXPECT_THAT(Error(With("ranks: 2", "ranks: 1..6\nreduction: fixed_shards")), HasSubstr("batch_size: is 128, not a multiple of"));
+}
+
 TEST(RecipeTest, ReadsEveryKindOfField) {
   const auto recipe = ParseRecipe("r.yaml", kGood, {});
   ASSERT_TRUE(recipe.ok()) << recipe.status();

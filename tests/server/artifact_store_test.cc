@@ -44,6 +44,27 @@ TEST_F(ArtifactStoreTest, WhatWasPutCanBeReadInParts) {
   EXPECT_EQ(*store_->BeginUpload(sha, 14, 0), nullptr) << "held already";
 }
 
+TEST_F(ArtifactStoreTest, ListsWhatLiesThereAndDeletesIt) {
+  ASSERT_TRUE(Put("whole").ok());
+  const std::string partial = core::Sha256Hex("not whole");
+  {
+    auto upload = store_->BeginUpload(partial, 9, 0);
+    ASSERT_TRUE(upload.ok());
+    ASSERT_TRUE((*upload)->Append("not").ok());
+    EXPECT_FALSE(store_->Remove(partial, absl::InfiniteFuture())) << "it is being uploaded";
+  }
+  const auto blobs = store_->List();
+  ASSERT_TRUE(blobs.ok()) << blobs.status();
+  ASSERT_EQ(blobs->size(), 2u);
+  for (const StoredBlob& blob : *blobs) {
+    EXPECT_EQ(blob.sha256, blob.whole ? core::Sha256Hex("whole") : partial);
+    EXPECT_EQ(blob.size_bytes, blob.whole ? 5 : 3);
+    EXPECT_LT(absl::AbsDuration(absl::Now() - blob.modified), absl::Minutes(5));
+    EXPECT_TRUE(store_->Remove(blob.sha256, absl::InfiniteFuture()));
+  }
+  EXPECT_TRUE(store_->List()->empty());
+}
+
 TEST_F(ArtifactStoreTest, AnEmptyBlobIsABlob) {
   ASSERT_TRUE(Put("").ok());
   EXPECT_TRUE(store_->IsWhole(core::Sha256Hex("")));

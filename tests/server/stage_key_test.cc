@@ -84,6 +84,26 @@ TEST(StageKeyTest, GoldenKeys) {
   EXPECT_EQ(Keys(testing::SmallSpec()), expected);
 }
 
+// The number of ranks gives other bits, unless the gradients are summed by fixed shards. How many ranks may share those, and where a pair's nets live, does not.
+TEST(StageKeyTest, WithFixedShardsTheNumberOfRanksDoesNotCount) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.set_reduction(v1::REDUCTION_FIXED_SHARDS);
+  spec.set_shards(4);
+  const auto keys = Keys(spec);
+  EXPECT_NE(keys, Keys(testing::SmallSpec()));
+  spec.set_ranks(4);
+  EXPECT_EQ(Keys(spec), keys);
+  spec.set_min_ranks(1);
+  EXPECT_EQ(Keys(spec), keys);
+  spec.set_shards(8);
+  EXPECT_NE(Keys(spec), keys);
+  v1::JobSpec pair = testing::SmallSpec();
+  pair.mutable_guided();
+  const auto colocated = Keys(pair);
+  pair.set_placement(v1::PAIR_PLACEMENT_SPLIT);
+  EXPECT_EQ(Keys(pair), colocated);
+}
+
 TEST(StageKeyTest, NetworkOptionsAreWrittenOnlyWhereTheyCount) {
   v1::JobSpec spec = testing::SmallSpec();
   spec.set_weight_norm(v1::WEIGHT_NORM_STD);

@@ -112,6 +112,19 @@ class ServerInProcess {
     return sha256;
   }
 
+  // CreateJob with validate_only.
+  v1::Job Preview(const v1::JobSpec& spec) {
+    v1::CreateJobRequest request;
+    *request.mutable_spec() = spec;
+    request.set_validate_only(true);
+    v1::Job job;
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    const grpc::Status status = jobs->CreateJob(&context, request, &job);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return job;
+  }
+
   std::string address;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Jobs::Stub> jobs;

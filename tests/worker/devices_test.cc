@@ -7,6 +7,8 @@ namespace {
 
 TEST(DevicesTest, CpuSlotsShareTheCores) {
   const auto slots = CpuSlots(2, 9);
+  EXPECT_GT(slots[0].memory_bytes(), int64_t{1} << 28);
+  EXPECT_EQ(slots[0].memory_bytes(), slots[1].memory_bytes()) << "the machine's, which they share";
   ASSERT_EQ(slots.size(), 2u);
   EXPECT_EQ(slots[0].index(), 0);
   EXPECT_EQ(slots[1].index(), 1);

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <csignal>
@@ -32,6 +33,13 @@ constexpr size_t kFailureBytes = 8192;  // of a message that names a file
 
 double SecondsSince(ProgressReport::Clock::time_point begin) {
   return std::chrono::duration<double>(ProgressReport::Clock::now() - begin).count();
+}
+
+// Greatest resident memory of this process so far, in bytes.
+int64_t PeakMemory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{1024} * usage.ru_maxrss;
 }
 
 // Every rank's numbers, in rank order.
@@ -228,6 +236,7 @@ absl::Status Trainer::EndEpoch() {
   result.set_seconds(report_.training_seconds() + evaluation_seconds);
   result.set_images_per_second(report_.images_per_second());
   result.set_data_wait_seconds(loader_->wait_seconds());
+  result.set_peak_memory_bytes(PeakMemory());
   // Both nets read the same test images.
   result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {static_cast<double>(skipped_)}), 0)));
   if (result.skipped_images() > 0 && is_rank0()) spdlog::warn("{}: {} images could not be read", Where(), result.skipped_images());

@@ -132,7 +132,8 @@ at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks) {
 core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& position, bool final) {
   core::Checkpoint checkpoint;
   checkpoint.stage_key = start.stage_key();
-  checkpoint.stage_name = start.spec().name();
+  // Not what a job calls it: the same training has the same bytes under any name.
+  checkpoint.stage_name = absl::StrCat("W", start.spec().weight_bits(), "A", start.spec().activation_bits());
   checkpoint.weight_bits = start.spec().weight_bits();
   checkpoint.activation_bits = start.spec().activation_bits();
   checkpoint.network = start.spec().network();

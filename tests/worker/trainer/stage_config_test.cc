@@ -8,7 +8,7 @@
 
 #include "core/data/dataset.h"
 #include "core/nn/network.h"
-#include "server/job_spec.h"
+#include "server/known_networks.h"
 
 namespace bitstair::trainer {
 namespace {

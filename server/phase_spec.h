@@ -1,0 +1,18 @@
+// How long a phase is trained and at which learning rates: checks and defaults. Pure.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bitstair/v1/job.pb.h"
+#include "proto/status.h"
+
+namespace bitstair::server {
+
+inline constexpr int kMaxEpochs = 100000;
+
+// Writes the defaults of PhaseSpec out. Faults are added with paths below `name`. stage_epochs is for "quantized" alone; their sum becomes `epochs` if that is
+// absent. step_gamma is written out for STEP schedules only.
+void ResolvePhase(const std::string& name, double default_learning_rate, v1::PhaseSpec* phase, std::vector<FieldViolation>* faults);
+
+}  // namespace bitstair::server
