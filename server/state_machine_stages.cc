@@ -123,7 +123,6 @@ void Machine::On(const RankRan& e) {
   if (rank == nullptr || rank->exited) return;
   Stage* stage = Find(e.stage);
   rank->pid = e.pid;
-  rank->lost_after = absl::InfiniteFuture();
   const auto& ranks = stage->attempt->ranks;
   const bool all = std::all_of(ranks.begin(), ranks.end(), [](const AttemptRank& r) { return r.pid != 0; });
   if (all && stage->record.state() == v1::STAGE_STATE_STARTING) {

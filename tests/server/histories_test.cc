@@ -234,9 +234,32 @@ class History {
     return slots;
   }
 
+  // 32 -> 8 -> {4, 2}, with gates that are reached, or missed, or do not matter: no accuracy is above 100.
+  v1::JobSpec Branching() {
+    v1::JobSpec spec = testing::OneStageSpec(1 + Pick(2));
+    spec.clear_widths();
+    spec.clear_pretrain();
+    const auto add = [&](int bits, const std::string& parent) {
+      v1::StageRecipe* stage = spec.add_stages();
+      stage->set_weight_bits(bits);
+      stage->set_parent(parent);
+      stage->set_epochs(1);
+      if (bits < 32) stage->set_require(Pick(3) == 0 ? "top1 >= 101" : "top1 <= 101");
+      if (Pick(2) == 0) stage->set_on_gate_failure(v1::GATE_ACTION_GO_ON);
+    };
+    add(4, "W8A8");
+    add(32, "");
+    add(8, "W32A32");
+    add(2, "W8A8");
+    return spec;
+  }
+
   void Submit() {
-    v1::JobSpec spec = Pick(2) == 0 ? testing::OneStageSpec(1 + Pick(2), 2) : testing::SmallSpec();
+    v1::JobSpec spec = Pick(4) == 0 ? Branching() : Pick(2) == 0 ? testing::OneStageSpec(1 + Pick(2), 2) : testing::SmallSpec();
     spec.set_seed(1 + Pick(2));
+    if (Pick(5) == 0) {
+      for (const int seed : {1, 2}) (*spec.mutable_sweep())["seed"].add_values()->set_number_value(seed);
+    }
     spec.set_queue(Pick(3) == 0 ? "small" : "default");
     spec.set_priority(static_cast<v1::PriorityClass>(1 + Pick(3)));
     if (Pick(6) == 0) spec.set_share(false);

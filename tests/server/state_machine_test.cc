@@ -489,5 +489,21 @@ TEST(StateMachineTest, InvariantsHoldUnderRandomEvents) {
   }
 }
 
+// Found by random histories: the coordinator restarts after a rank has ended and before the gang has; the rank's first report comes once more.
+TEST(StateMachineTest, ALateReportDoesNotBringALostRankBack) {
+  Harness h(testing::SmallSpec());
+  h.Plan();
+  h.Start(0, {"a", "a"});
+  h.Checkpoint(0, 3, true);
+  h.Exit(0, 1, v1::EXIT_CAUSE_FINISHED);
+  h.Restart(absl::Seconds(30));
+  h.Do(WorkerBack{"a", true, {}, absl::Seconds(8)});
+  h.Do(RankRan{h.name(0), h.generation(0), 1, 101});
+  h.Exit(0, 0, v1::EXIT_CAUSE_FINISHED);
+  h.now += absl::Seconds(9);
+  h.Do(Ticked{});
+  EXPECT_EQ(h.stage_state(0), v1::STAGE_STATE_SUCCEEDED);
+}
+
 }  // namespace
 }  // namespace bitstair::server
