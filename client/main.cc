@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
       "Exit status: 0 done, 1 job failed, 2 wrong usage or recipe, 3 coordinator not reachable, 4 cancelled, 130 interrupted.");
   int exit_code = kDone;
   for (const auto add : {RegisterRun, RegisterSubmit, RegisterList, RegisterDescribe, RegisterWatch, RegisterLogs, RegisterCancel, RegisterChanges,
-                         RegisterWorkers, RegisterValidate, RegisterPlan, RegisterEvaluate, RegisterGarbage, RegisterHealth}) {
+                         RegisterWorkers, RegisterValidate, RegisterPlan, RegisterEvaluate, RegisterReport, RegisterGarbage, RegisterHealth}) {
     add(app, exit_code);
   }
   const auto commands = app.get_subcommands(nullptr);

@@ -67,6 +67,8 @@ class ArtifactStore {
   // Up to max_bytes from `offset`; empty at the end. NOT_FOUND, OUT_OF_RANGE.
   absl::StatusOr<std::string> Read(const std::string& sha256, int64_t offset, size_t max_bytes);
 
+  const std::string& directory() const { return directory_; }
+
   // All files of the store, whole and not, as they lie there; their bytes are not read. From any thread.
   absl::StatusOr<std::vector<StoredBlob>> List() const;
 

@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "core/files/durable_file.h"
 #include "server/job_view.h"
 #include "server/resource_names.h"
 
@@ -238,6 +239,7 @@ void Coordinator::Persist(Outcome outcome) {
     const Stage& stage = state_.stages.at(name);
     puts.push_back({StageKeyOf(stage.record.job_id(), stage.record.spec().name()), stage.record.SerializeAsString()});
     ComparePrediction(name, stage);
+    ObserveStage(name, stage);
     shown.insert(stage.jobs.begin(), stage.jobs.end());
     shown.insert(stage.leaving.begin(), stage.leaving.end());
   }
@@ -314,6 +316,8 @@ void Coordinator::OnCommitted(const Committed& committed, int64_t revision) {
   for (int64_t number = std::max(committed.first_event, FirstEvent(job)); number < committed.end_event; ++number) {
     auto& event = job.events[number - FirstEvent(job)];
     event.set_revision(revision);
+    if (event.type() == "JobStarted") metrics_->ObserveTimeToStart(absl::ToDoubleSeconds(Now() - FromStamp(job.record.create_time())));
+    if (event.type() == "GateReached" || event.type() == "GateMissed") metrics_->CountGate(event.type() == "GateReached");
     spdlog::info("{}{}{} {} {}", entry->view.name(), event.stage().empty() ? "" : "/stages/", event.stage(), event.type(), event.message());
     v1::WatchJobResponse change;
     change.set_revision(revision);
@@ -407,7 +411,9 @@ void Coordinator::UpdateStages(const std::set<std::string>& names) {
 
 void Coordinator::RunScheduler() {
   if (leaving_ || stopped_ || failed_) return;
+  const auto begin = std::chrono::steady_clock::now();
   scheduling::Decision decision = scheduler_.Decide(Now());
+  metrics_->ObserveDecision(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   schedule_at_ = decision.wake_at;
   for (const auto& placement : decision.placements) {
     state_.stages.at(placement.key).waits_for.clear();
@@ -434,6 +440,22 @@ void Coordinator::RunScheduler() {
     RefreshView(state_, *entry->job, &entry->view);
     Notify(entry);
   }
+}
+
+void Coordinator::ObserveStage(const std::string& name, const Stage& stage) {
+  const absl::Time now = Now();
+  if (stage.record.state() == v1::STAGE_STATE_PENDING) {
+    ready_since_.emplace(name, now);
+  } else if (const auto ready = ready_since_.find(name); ready != ready_since_.end()) {
+    if (stage.attempt.has_value()) metrics_->ObserveQueueWait(absl::ToDoubleSeconds(now - ready->second));
+    ready_since_.erase(ready);
+  }
+  if (!stage.attempt.has_value()) return;
+  ForJobsOf(stage, [&](JobEntry* entry, int link) {
+    const std::string& shown = entry->job->record.job_stages(link).name();
+    metrics_->SetStage(entry->job->record.job_id(), shown, stage.record.spec());
+    if (stage.record.has_checkpoint()) metrics_->SetCheckpoint(entry->job->record.job_id(), shown, stage.record.checkpoint());
+  });
 }
 
 // How far off the time was that a stage was to take when it started, once it is done in one go.
@@ -522,6 +544,17 @@ void Coordinator::UpdateMetrics() {
     counts.busy_slots += busy;
     counts.free_slots += worker.hello.slots_size() - busy;
   }
+  counts.cordoned_workers = static_cast<int>(std::count_if(workers_.begin(), workers_.end(), [&](const auto& w) { return cordoned_.count(w.first) > 0; }));
+  const scheduling::WaitingCounts waiting = scheduler_.CountWaiting();
+  counts.waiting = {
+      {"slots", waiting.slots}, {"quota", waiting.quota}, {"yields", waiting.yields}, {"impossible", waiting.impossible}, {"delay", waiting.delayed}};
+  for (const auto& [name, since] : ready_since_) {
+    const auto stage = state_.stages.find(name);
+    if (stage != state_.stages.end() && !IsWanted(state_, stage->second)) ++counts.waiting["paused"];
+  }
+  const core::Disk disk = core::DiskOf(artifacts_->directory());
+  counts.disk_size_bytes = disk.size_bytes;
+  counts.disk_free_bytes = disk.free_bytes;
   metrics_->SetCounts(counts);
 }
 

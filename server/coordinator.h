@@ -169,6 +169,8 @@ class Coordinator {
   void UpdateWorker(const WorkerEntry& worker);
   void UpdateStages(const std::set<std::string>& names);
   void ComparePrediction(const std::string& name, const Stage& stage);
+  // Of a stage that changed: how long it waited, and what its series show.
+  void ObserveStage(const std::string& name, const Stage& stage);
   // What the waiting stages of a job wait for; true if that is news.
   bool ExplainStages(JobEntry* entry);
   void Tick();
@@ -254,6 +256,7 @@ class Coordinator {
   absl::Time next_metrics_ = absl::InfinitePast();
   absl::Time next_resolve_ = absl::InfinitePast();
   absl::Time next_collection_ = absl::InfinitePast();
+  std::map<std::string, absl::Time> ready_since_;                   // stages that wait for slots
   std::map<std::string, std::pair<absl::Time, double>> predicted_;  // running stages -> when they started, and the seconds that they were to take
 };
 

@@ -68,6 +68,7 @@ bool IsFinite(const v1::EpochResult& r) {
 
 // Telemetry must not keep an epoch from being stored: a commit takes 1 MB.
 constexpr size_t kMaxLayersBytes = 256 << 10;
+constexpr size_t kMaxStepParts = 16;
 
 v1::EpochResult WithSensibleLayers(v1::EpochResult result) {
   const bool sensible = std::all_of(result.layers().begin(), result.layers().end(), [](const v1::LayerTelemetry& layer) {
@@ -75,6 +76,10 @@ v1::EpochResult WithSensibleLayers(v1::EpochResult result) {
            layer.levels_size() == layer.level_shares_size() &&
            std::all_of(layer.level_shares().begin(), layer.level_shares().end(), [](float share) { return std::isfinite(share); });
   });
+  const auto& parts = result.step_seconds();
+  if (parts.size() > kMaxStepParts || std::any_of(parts.begin(), parts.end(), [](const auto& part) { return !std::isfinite(part.second); })) {
+    result.clear_step_seconds();
+  }
   if (!sensible || result.ByteSizeLong() > kMaxLayersBytes) result.clear_layers();
   return result;
 }
@@ -314,12 +319,14 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
         metrics_->SetProgress(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), *stage.progress);
       });
       return NotifyProgress(stage);
-    case v1::WorkerMessage::kEpochDone:
+    case v1::WorkerMessage::kEpochDone: {
       if (!owns(0) || !IsFinite(message.epoch_done().result())) return;
+      v1::EpochResult result = WithSensibleLayers(std::move(*message.mutable_epoch_done()->mutable_result()));
       ForJobsOf(stage, [&](JobEntry* entry, int link) {
-        metrics_->SetTestAccuracy(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), message.epoch_done().result());
+        metrics_->SetEpoch(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), result);
       });
-      return Handle(EpochFinished{name, generation, WithSensibleLayers(message.epoch_done().result())});
+      return Handle(EpochFinished{name, generation, std::move(result)});
+    }
     case v1::WorkerMessage::kCheckpointUploaded: {
       const auto& checkpoint = message.checkpoint_uploaded().checkpoint();
       if (!owns(0)) return;

@@ -34,6 +34,8 @@ class FleetScheduler {
 
   scheduling::Decision Decide(absl::Time now) { return scheduler_.Decide(now); }
 
+  scheduling::WaitingCounts CountWaiting() const { return scheduler_.CountWaiting(); }
+
   // When a waiting stage is expected to get its slots, as of the last decision; InfiniteFuture: not known, or it does not wait.
   absl::Time ExpectedStart(const std::string& stage, absl::Time now) const;
 

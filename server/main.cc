@@ -1,6 +1,5 @@
 // bitstair-server: wiring only. Flags -> stores -> coordinator -> gRPC, metrics, ready line; then signals and, in embedded mode, the clients' socket.
 #include <grpc/support/log.h>
-#include <prometheus/exposer.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -8,8 +7,10 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <future>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -25,6 +26,7 @@
 #include "server/client_lifeline.h"
 #include "server/coordinator.h"
 #include "server/daemon/daemon.h"
+#include "server/daemon/http_server.h"
 #include "server/rpc_server.h"
 #include "server/sqlite_job_store.h"
 
@@ -64,17 +66,24 @@ void LogFromGrpc(gpr_log_func_args* args) {
   spdlog::debug("grpc: {}", args->message);
 }
 
-absl::StatusOr<std::unique_ptr<prometheus::Exposer>> ServeMetrics(daemon::HostPort* address, const Metrics& metrics) {
-  try {
-    auto exposer = std::make_unique<prometheus::Exposer>(daemon::ToString(*address), 1);
-    exposer->RegisterCollectable(metrics.registry());
-    const auto ports = exposer->GetListeningPorts();
-    if (!ports.empty()) address->port = ports.front();
-    return exposer;
-  } catch (const std::exception& e) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on ", daemon::ToString(*address), ": the port is in use, or the address is not this machine's"));
-  }
+constexpr int kMaxDiscovered = 1000;
+
+// For Prometheus' HTTP service discovery: the workers that are connected, each with its name.
+daemon::HttpAnswer WorkersForPrometheus(Coordinator& coordinator) {
+  auto targets = std::make_shared<std::promise<nlohmann::ordered_json>>();
+  std::future<nlohmann::ordered_json> found = targets->get_future();
+  v1::ListWorkersRequest request;
+  request.set_page_size(kMaxDiscovered);
+  coordinator.ListWorkers(request, [targets](const absl::StatusOr<v1::ListWorkersResponse>& response) {
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    for (const v1::Worker& worker : response.ok() ? response->workers() : google::protobuf::RepeatedPtrField<v1::Worker>()) {
+      if (worker.metrics_address().empty() || worker.state() != v1::WORKER_STATE_READY) continue;
+      list.push_back({{"targets", {worker.metrics_address()}}, {"labels", {{"worker", worker.host().empty() ? worker.name() : worker.host()}}}});
+    }
+    targets->set_value(std::move(list));
+  });
+  if (found.wait_for(std::chrono::seconds(5)) != std::future_status::ready) return {503, "text/plain", "the coordinator does not answer\n"};
+  return {200, "application/json", found.get().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
 }
 
 // NAME:weight=2,slots=8,jobs=4 each; every part is optional.
@@ -152,8 +161,10 @@ int Serve(const Flags& flags) {
   RpcServer rpc(&coordinator, artifacts->get(), &logs, &metrics);
   const auto bound = rpc.Start(*address, !flags.no_reflection);
   if (!bound.ok()) return Refuse(absl::Status(bound.status().code(), absl::StrCat(bound.status().message(), " (--listen)")));
-  const auto exposer = ServeMetrics(&*metrics_address, metrics);
-  if (!exposer.ok()) return Refuse(absl::Status(exposer.status().code(), absl::StrCat(exposer.status().message(), " (--metrics-listen)")));
+  const auto http = daemon::HttpServer::Start(*metrics_address, {{"/metrics", daemon::MetricsHandler(metrics.registry())},
+                                                                 {"/sd/workers", [&coordinator] { return WorkersForPrometheus(coordinator); }}});
+  if (!http.ok()) return Refuse(absl::Status(http.status().code(), absl::StrCat(http.status().message(), " (--metrics-listen)")));
+  *metrics_address = (*http)->address();
 
   bool leaving = false;
   const auto leave = [&](const char* why) {

@@ -1,4 +1,4 @@
-// What the coordinator exports for Prometheus. Names: bitstair_*, base units, _total on counters.
+// What the coordinator exports for Prometheus. Names: bitstair_*, base units, _total on counters. docs/metrics.md lists them; a test compares the two.
 #pragma once
 
 #include <prometheus/counter.h>
@@ -6,6 +6,8 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <array>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,6 +21,28 @@
 
 namespace bitstair::server {
 
+// Gauges of one stage as one job sees it, labels {job, stage}. In the order of server/metrics.cc.
+enum class StageGauge : uint8_t {
+  kWeightBits,
+  kActivationBits,
+  kEpoch,
+  kEpochs,
+  kLoss,
+  kTrainTop1,
+  kImagesPerSecond,
+  kSecondsLeft,
+  kAllReduceBytes,
+  kTestTop1,
+  kTestTop5,
+  kTeacherTop1,
+  kHintDistance,
+  kClipped,
+  kMemory,
+  kCheckpointTime,
+  kCheckpointBytes,
+};
+inline constexpr int kStageGauges = 17;
+
 // Thread-safe. Every state and cause is exported from the start, as 0.
 class Metrics {
  public:
@@ -30,9 +54,17 @@ class Metrics {
   std::shared_ptr<prometheus::Registry> registry() const { return registry_; }
 
   void CountRpc(const std::string& method, const absl::Status& status);
+  // From a unary call's arrival to its answer.
+  void ObserveRpc(const std::string& method, double seconds);
   void ObserveCommit(double seconds, size_t commits);
+  // One decision of the scheduler.
+  void ObserveDecision(double seconds);
+  // From a stage's being ready to its start; from a job's creation to the first start of a stage of its own.
+  void ObserveQueueWait(double seconds);
+  void ObserveTimeToStart(double seconds);
   void CountAttempt();
   void CountFailure(v1::ExitCause cause);
+  void CountGate(bool reached);
   // |predicted - taken| / taken of a stage's seconds.
   void ObserveEstimateError(double share);
 
@@ -40,42 +72,52 @@ class Metrics {
     std::map<v1::JobState, int> jobs;
     std::map<v1::StageState, int> stages;
     std::map<v1::WorkerState, int> workers;
+    std::map<std::string, int> waiting;  // ready stages by what they wait for
     int free_slots = 0;
     int busy_slots = 0;
+    int cordoned_workers = 0;
+    int64_t disk_size_bytes = 0, disk_free_bytes = 0;
   };
   void SetCounts(const Counts& counts);
 
-  // Series of one running stage.
+  // Series of one stage of a job that has not ended.
+  void SetStage(const std::string& job, const std::string& stage, const v1::StageSpec& spec);
   void SetProgress(const std::string& job, const std::string& stage, const v1::StageProgress& progress);
-  void SetTestAccuracy(const std::string& job, const std::string& stage, const v1::EpochResult& result);
+  void SetEpoch(const std::string& job, const std::string& stage, const v1::EpochResult& result);
+  void SetCheckpoint(const std::string& job, const std::string& stage, const v1::Checkpoint& checkpoint);
   void RemoveJob(const std::string& job);
 
  private:
   struct StageSeries {
-    prometheus::Gauge* epoch;
-    prometheus::Gauge* loss;
-    prometheus::Gauge* train_top1;
-    prometheus::Gauge* images_per_second;
-    prometheus::Gauge* test_top1;
+    std::array<prometheus::Gauge*, kStageGauges> gauges{};  // null: not set yet
+    std::map<std::string, prometheus::Gauge*> step_seconds;
   };
+  // Null: too many jobs have series already.
   StageSeries* SeriesOf(const std::string& job, const std::string& stage) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Set(const std::string& job, const std::string& stage, const std::vector<std::pair<StageGauge, double>>& values) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
   prometheus::Family<prometheus::Counter>& rpcs_;
+  prometheus::Family<prometheus::Histogram>& rpc_seconds_;
   prometheus::Family<prometheus::Counter>& failures_;
   prometheus::Counter& attempts_;
+  prometheus::Family<prometheus::Counter>& gates_;
   prometheus::Counter& commits_;
   prometheus::Histogram& commit_seconds_;
+  prometheus::Histogram& decision_seconds_;
+  prometheus::Histogram& queue_wait_;
+  prometheus::Histogram& time_to_start_;
   prometheus::Histogram& estimate_error_;
   prometheus::Family<prometheus::Gauge>& jobs_;
   prometheus::Family<prometheus::Gauge>& stages_;
+  prometheus::Family<prometheus::Gauge>& waiting_;
   prometheus::Family<prometheus::Gauge>& workers_;
+  prometheus::Gauge& cordoned_;
   prometheus::Family<prometheus::Gauge>& slots_;
-  prometheus::Family<prometheus::Gauge>& stage_epoch_;
-  prometheus::Family<prometheus::Gauge>& stage_loss_;
-  prometheus::Family<prometheus::Gauge>& stage_train_top1_;
-  prometheus::Family<prometheus::Gauge>& stage_images_;
-  prometheus::Family<prometheus::Gauge>& stage_test_top1_;
+  prometheus::Gauge& disk_size_;
+  prometheus::Gauge& disk_free_;
+  std::vector<prometheus::Family<prometheus::Gauge>*> stage_gauges_;
+  prometheus::Family<prometheus::Gauge>& stage_step_seconds_;
 
   absl::Mutex mutex_;
   std::map<std::string, std::map<std::string, StageSeries>> series_ ABSL_GUARDED_BY(mutex_);  // job -> stage

@@ -328,6 +328,8 @@ void Agent::Heartbeat() {
   message.mutable_heartbeat();
   outbox_.PushOnce(std::move(message));
   outbox_.Expire(std::chrono::steady_clock::now() - options_.keep_sent);
+  const core::Disk disk = core::DiskOf(options_.state_dir);
+  metrics_.SetDisk(disk.size_bytes, disk.free_bytes);
   Changed();
   heartbeat_timer_.expires_after(lease_ / 4);
   heartbeat_timer_.async_wait([alive = std::weak_ptr<Agent*>(alive_)](const boost::system::error_code& error) {

@@ -181,6 +181,10 @@ int Run(Flags flags) {
   options.hostname = DefaultName();
   options.subnet = SubnetOf(flags.data_address);
   options.metrics_address = *metrics_address;
+  // Those who scrape need an address to connect to.
+  if (metrics_listen.host == "0.0.0.0" || metrics_listen.host == "::") {
+    options.metrics_address = absl::StrCat(options.hostname, metrics_address->substr(metrics_address->find_last_of(':')));
+  }
   options.trainer_program = fs::absolute(flags.trainer).string();
   options.log_level = flags.log_level;
   options.embedded = flags.embedded;

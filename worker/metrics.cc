@@ -1,13 +1,5 @@
 #include "worker/metrics.h"
 
-#include <arpa/inet.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <chrono>
-#include <exception>
-#include <future>
-
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 
@@ -19,18 +11,6 @@ using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 
 constexpr absl::string_view kPrefix = "EXIT_CAUSE_";
-
-// Connects and hangs up.
-void Poke(int port) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return;
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  (void)connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  close(fd);
-}
 
 }  // namespace
 
@@ -45,6 +25,8 @@ WorkerMetrics::WorkerMetrics() {
   slots_free_ = &slots.Add({{"state", "free"}});
   slots_busy_ = &slots.Add({{"state", "busy"}});
   connected_ = &BuildGauge().Name("bitstair_worker_connected").Help("1 while the coordinator has welcomed this worker, else 0").Register(registry).Add({});
+  disk_size_ = &BuildGauge().Name("bitstair_worker_disk_size_bytes").Help("Size of the file system of the worker's state folder").Register(registry).Add({});
+  disk_free_ = &BuildGauge().Name("bitstair_worker_disk_free_bytes").Help("What of it is free to use").Register(registry).Add({});
   connections_ = &BuildCounter().Name("bitstair_worker_connections_total").Help("Times that the coordinator welcomed this worker").Register(registry).Add({});
   trainers_started_ = &BuildCounter().Name("bitstair_worker_trainers_started_total").Help("Trainer processes started").Register(registry).Add({});
   auto& exits = BuildCounter().Name("bitstair_worker_trainer_exits_total").Help("Ends of trainers by cause").Register(registry);
@@ -68,28 +50,21 @@ WorkerMetrics::WorkerMetrics() {
   epoch_ = &BuildGauge().Name("bitstair_worker_stage_epoch").Help("Present epoch of a running stage, from 1").Register(registry);
 }
 
-// The web server looks at its stop flag only every two seconds, or when somebody connects.
-WorkerMetrics::~WorkerMetrics() {
-  if (exposer_ == nullptr) return;
-  const std::vector<int> ports = exposer_->GetListeningPorts();
-  const std::future<void> stopped = std::async(std::launch::async, [this] { exposer_.reset(); });
-  while (!ports.empty() && stopped.wait_for(std::chrono::milliseconds(10)) != std::future_status::ready) Poke(ports[0]);
-}
-
 absl::StatusOr<std::string> WorkerMetrics::Serve(const daemon::HostPort& listen) {
-  try {
-    exposer_ = std::make_unique<prometheus::Exposer>(daemon::ToString(listen), 1);
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", daemon::ToString(listen), " (is the port in use?): ", error.what()));
-  }
-  exposer_->RegisterCollectable(registry_);
-  const std::vector<int> ports = exposer_->GetListeningPorts();
-  return daemon::ToString({listen.host, ports.empty() ? listen.port : ports[0]});
+  auto server = daemon::HttpServer::Start(listen, {{"/metrics", daemon::MetricsHandler(registry_)}});
+  if (!server.ok()) return server.status();
+  server_ = *std::move(server);
+  return daemon::ToString(server_->address());
 }
 
 void WorkerMetrics::SetSlots(int total, int busy) {
   slots_free_->Set(total - busy);
   slots_busy_->Set(busy);
+}
+
+void WorkerMetrics::SetDisk(int64_t size_bytes, int64_t free_bytes) {
+  disk_size_->Set(static_cast<double>(size_bytes));
+  disk_free_->Set(static_cast<double>(free_bytes));
 }
 
 void WorkerMetrics::SetConnected(bool connected) {

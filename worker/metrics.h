@@ -6,7 +6,6 @@
 #include <string>
 
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
@@ -15,7 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "bitstair/v1/fleet.pb.h"
-#include "server/daemon/daemon.h"
+#include "server/daemon/http_server.h"
 
 namespace bitstair::worker {
 
@@ -26,14 +25,17 @@ std::string CauseName(v1::ExitCause cause);
 class WorkerMetrics {
  public:
   WorkerMetrics();
-  ~WorkerMetrics();
   WorkerMetrics(const WorkerMetrics&) = delete;
   WorkerMetrics& operator=(const WorkerMetrics&) = delete;
+
+  const prometheus::Registry& registry() const { return *registry_; }
 
   // Serves /metrics; returns the address with the real port. UNAVAILABLE names the address where it cannot be listened on.
   absl::StatusOr<std::string> Serve(const daemon::HostPort& listen);
 
   void SetSlots(int total, int busy);
+  // Of the file system of the state folder.
+  void SetDisk(int64_t size_bytes, int64_t free_bytes);
   void SetConnected(bool connected);
   void TrainerStarted();
   void TrainerExited(v1::ExitCause cause);
@@ -51,10 +53,12 @@ class WorkerMetrics {
     prometheus::Gauge* epoch;
   };
   const std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
-  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<daemon::HttpServer> server_;
   prometheus::Gauge* slots_free_;
   prometheus::Gauge* slots_busy_;
   prometheus::Gauge* connected_;
+  prometheus::Gauge* disk_size_;
+  prometheus::Gauge* disk_free_;
   prometheus::Counter* connections_;
   prometheus::Counter* trainers_started_;
   std::map<v1::ExitCause, prometheus::Counter*> trainer_exits_;

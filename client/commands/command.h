@@ -27,6 +27,7 @@ void RegisterHealth(CLI::App& app, int& exit_code);
 void RegisterList(CLI::App& app, int& exit_code);
 void RegisterLogs(CLI::App& app, int& exit_code);
 void RegisterPlan(CLI::App& app, int& exit_code);
+void RegisterReport(CLI::App& app, int& exit_code);  // report, compare
 void RegisterRun(CLI::App& app, int& exit_code);
 void RegisterSubmit(CLI::App& app, int& exit_code);
 void RegisterValidate(CLI::App& app, int& exit_code);

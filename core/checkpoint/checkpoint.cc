@@ -24,6 +24,11 @@ std::string StudentWord(size_t further, const char* what) {
   return absl::StrCat("epoch_student", further + 2, "_", what);
 }
 
+// What the batch statistics in a checkpoint are of, and how many there are.
+std::pair<std::string, int> PartsOf(const Checkpoint& checkpoint) {
+  return checkpoint.shards > 0 ? std::pair("shards", checkpoint.shards) : std::pair("world_size", checkpoint.world_size);
+}
+
 // Reads the metadata's words one by one and remembers the first fault.
 class MetadataReader {
  public:
@@ -71,10 +76,11 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, con
       {"epoch", absl::StrCat(checkpoint.epoch)},
       {"step", absl::StrCat(checkpoint.step)},
       {"final", checkpoint.final ? "1" : "0"},
-      {"world_size", absl::StrCat(checkpoint.world_size)},
       {"epoch_loss_sum", absl::StrFormat("%.17g", checkpoint.epoch_loss_sum)},
       {"epoch_correct", absl::StrCat(checkpoint.epoch_correct)},
   };
+  const auto [parts_word, parts] = PartsOf(checkpoint);
+  file.metadata[parts_word] = absl::StrCat(parts);
   if (checkpoint.pair.has_value()) {
     file.metadata["epoch_full_loss_sum"] = absl::StrFormat("%.17g", checkpoint.pair->loss);
     file.metadata["epoch_full_correct"] = absl::StrCat(checkpoint.pair->correct);
@@ -93,7 +99,7 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, con
   saved.size_bytes = static_cast<int64_t>(bytes->size());
   saved.path = absl::StrCat(directory, "/", saved.sha256, ".safetensors");
   if (const absl::Status status = WriteFileDurably(saved.path, *bytes); !status.ok()) return status;
-  const nlohmann::json manifest = {
+  nlohmann::json manifest = {
       {"format", kCheckpointFormat},
       {"sha256", saved.sha256},
       {"size_bytes", saved.size_bytes},
@@ -102,9 +108,9 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, con
       {"epoch", checkpoint.epoch},
       {"step", checkpoint.step},
       {"final", checkpoint.final},
-      {"world_size", checkpoint.world_size},
       {"numeric_profile", numeric_profile},
   };
+  manifest[parts_word] = parts;
   const std::string text = manifest.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   if (const absl::Status status = WriteFileDurably(absl::StrCat(directory, "/", saved.sha256, ".manifest.json"), text); !status.ok()) return status;
   return saved;
@@ -132,7 +138,11 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& path, const std::st
   checkpoint.epoch = static_cast<int>(words.Integer("epoch", kMaxInt));
   checkpoint.step = words.Integer("step", kMaxInt64);
   checkpoint.final = words.Integer("final", 1) == 1;
-  checkpoint.world_size = static_cast<int>(words.Integer("world_size", kMaxInt));
+  if (file->metadata.contains("shards")) {
+    checkpoint.shards = static_cast<int>(words.Integer("shards", kMaxInt));
+  } else {
+    checkpoint.world_size = static_cast<int>(words.Integer("world_size", kMaxInt));
+  }
   checkpoint.epoch_loss_sum = words.Real("epoch_loss_sum");
   checkpoint.epoch_correct = words.Integer("epoch_correct", kMaxInt64);
   if (file->metadata.contains("epoch_hint_sum")) {

@@ -26,7 +26,9 @@ struct Checkpoint {
   int epoch = 0;       // whole epochs done in the stage
   int64_t step = 0;    // steps done of the next one
   bool final = false;  // the stage is done
+  // Ranks that trained it; where gradients are summed over fixed shards (docs/elastic.md) their number instead, and any number of ranks.
   int world_size = 1;
+  int shards = 0;  // 0: no fixed shards; else world_size is not stored
   // Sums over the current epoch so far, needed to go on reporting it exactly.
   double epoch_loss_sum = 0;
   int64_t epoch_correct = 0;
@@ -43,7 +45,7 @@ struct Checkpoint {
     int64_t correct = 0;
   };
   std::vector<NetSums> students;
-  // "layer1.0.conv1.weight" (latent weights), "momentum/NAME", "rank0/bn1.running_mean" (every rank's own copy) and, in a final checkpoint or at an epoch's
+  // "layer1.0.conv1.weight" (latent weights), "momentum/NAME", "rank0/bn1.running_mean" (every rank's own copy; with fixed shards "shard0/...") and, in a final checkpoint or at an epoch's
   // end, "bn1.running_mean" (the average). A guided pair: the low-precision net as above, the full-precision one behind "full/", further
   // students of a distillation behind "student2/", "student3/" and so on.
   std::map<std::string, at::Tensor> tensors;

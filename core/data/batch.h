@@ -1,4 +1,4 @@
-// One rank's part of one global batch.
+// One rank's part of one global batch, or one of its shards.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,11 @@
 
 namespace bitstair::core {
 
-// Which images of a stage a rank's batch has.
+// Which images of a stage a batch has.
 struct BatchPosition {
   uint32_t epoch = 0;       // the epoch word (docs/formats/random.md)
   int64_t batch = 0;        // of the global batch within its epoch
-  int64_t first_image = 0;  // position in the global batch of this rank's first image
+  int64_t first_image = 0;  // position in the global batch of the first image
 };
 
 struct Batch {

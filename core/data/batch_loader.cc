@@ -24,12 +24,19 @@ std::vector<int32_t> Permutation(uint64_t seed, uint32_t epoch, int64_t size) {
   return order;
 }
 
+BatchLoaderOptions WithShards(BatchLoaderOptions options) {
+  if (options.shards == 0) options.shards = options.world_size;
+  return options;
+}
+
 }  // namespace
 
-BatchLoader::BatchLoader(const SampleSource& data, BatchLoaderOptions options) : data_(data), options_(options), pipeline_(data, options.threads) {
+BatchLoader::BatchLoader(const SampleSource& data, BatchLoaderOptions options) : data_(data), options_(WithShards(options)), pipeline_(data, options.threads) {
   TORCH_CHECK(options.world_size >= 1 && options.rank >= 0 && options.rank < options.world_size, "rank ", options.rank, " of ", options.world_size);
-  TORCH_CHECK(options.batch_size >= 1 && options.batch_size % options.world_size == 0, "batch size ", options.batch_size, " is not a multiple of ",
-              options.world_size, " ranks");
+  TORCH_CHECK(options_.shards >= 1 && options_.shards % options.world_size == 0, options_.shards, " shards are not a multiple of ", options.world_size,
+              " ranks");
+  TORCH_CHECK(options.batch_size >= 1 && options.batch_size % options_.shards == 0, "batch size ", options.batch_size, " is not a multiple of ",
+              options_.shards, options.shards == 0 ? " ranks" : " shards");
   TORCH_CHECK(data.size() > 0 && data.size() < (int64_t{1} << 31), data.size(), " images");
 }
 
@@ -38,6 +45,7 @@ void BatchLoader::StartEpoch(int64_t epoch, int64_t first) {
   const auto begin = std::chrono::steady_clock::now();
   epoch_ = static_cast<uint32_t>(epoch);
   next_ = first;
+  shard_ = 0;
   const std::vector<int32_t> order = Permutation(options_.seed, epoch_, data_.size());
   const int64_t local = options_.batch_size / options_.world_size;
   std::vector<int32_t> own;  // this rank's images from batch `first` on
@@ -47,7 +55,7 @@ void BatchLoader::StartEpoch(int64_t epoch, int64_t first) {
     own.insert(own.end(), part, part + local);
   }
   const std::optional<AugmentationKey> key = options_.augment ? std::optional<AugmentationKey>({options_.seed, epoch_}) : std::nullopt;
-  pipeline_.Start(std::move(own), local, key, WhenSkipped::kReplace);
+  pipeline_.Start(std::move(own), local / shards_per_rank(), key, WhenSkipped::kReplace);
   start_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
@@ -58,8 +66,12 @@ bool BatchLoader::Next(Batch* batch) {
   batch->labels = std::move(samples.labels);
   batch->skipped = std::move(samples.skipped);
   batch->index = next_;
-  batch->position = {epoch_, next_, options_.rank * (options_.batch_size / options_.world_size)};
-  ++next_;
+  const int64_t shard = int64_t{options_.rank} * shards_per_rank() + shard_;
+  batch->position = {epoch_, next_, shard * (options_.batch_size / options_.shards)};
+  if (++shard_ == shards_per_rank()) {
+    shard_ = 0;
+    ++next_;
+  }
   return true;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -108,6 +109,13 @@ absl::Status MakeWritableDirectory(const std::string& path) {
   if (stat(path.c_str(), &info) != 0) return Error("look at", path);
   if (!S_ISDIR(info.st_mode)) return absl::FailedPreconditionError(absl::StrCat(path, " is not a folder"));
   return absl::OkStatus();
+}
+
+Disk DiskOf(const std::string& path) {
+  struct statvfs info {};
+  if (statvfs(path.c_str(), &info) != 0) return {};
+  const auto block = static_cast<int64_t>(info.f_frsize);
+  return {block * static_cast<int64_t>(info.f_blocks), block * static_cast<int64_t>(info.f_bavail)};
 }
 
 }  // namespace bitstair::core

@@ -1,6 +1,7 @@
 // Files that are whole or absent, also after a crash. Free of LibTorch: the server and the worker link it too.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -20,5 +21,12 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes =
 
 // Makes the folder and its parents (mode 0700 for those it makes). Fails, naming the path, where it cannot be written to.
 absl::Status MakeWritableDirectory(const std::string& path);
+
+// Size and free bytes of the file system that `path` is on; zeros where they cannot be told.
+struct Disk {
+  int64_t size_bytes = 0;
+  int64_t free_bytes = 0;
+};
+Disk DiskOf(const std::string& path);
 
 }  // namespace bitstair::core

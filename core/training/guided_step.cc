@@ -90,14 +90,20 @@ GuidedStep::GuidedStep(PairMember low, PairMember full, GuidedOptions options, s
     : members_{Member{low, kLowName, {}, {}}, Member{full, kFullName, {}, {}}}, options_(std::move(options)), hint_points_(std::move(hint_points)) {}
 
 absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_learning_rate, double full_learning_rate) {
+  absl::StatusOr<GuidedStepResult> result = ComputeGradients(batch);
+  if (result.ok()) Update(low_learning_rate, full_learning_rate);
+  return result;
+}
+
+absl::StatusOr<GuidedStepResult> GuidedStep::ComputeGradients(const Batch& batch, bool quantize) {
   auto& [low, full] = members_;
   for (Member& member : members_) member.gradients->PrepareForward();
   SharedImages images(batch.images.to(low.network->config().dtype));
 
   GuidedStepResult result;
   // The low-precision net last: autograd goes backward through the net that came last first, while its arrays may still be in the cache.
-  if (absl::Status status = Forward(full, images, batch, &result.full); !status.ok()) return status;
-  if (absl::Status status = Forward(low, images, batch, &result.low); !status.ok()) return status;
+  if (absl::Status status = Forward(full, images, batch, quantize, &result.full); !status.ok()) return status;
+  if (absl::Status status = Forward(low, images, batch, quantize, &result.low); !status.ok()) return status;
   result.hint = AddHints(&result.hints);
   if (!std::isfinite(result.hint)) {  // a pooling layer may have passed by what is not a number
     Forget();
@@ -108,22 +114,23 @@ absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_
 
   for (Member& member : members_) member.gradients->PrepareBackward(member.loss);
   torch::autograd::backward({std::exchange(low.loss, {}), std::exchange(full.loss, {})});
-  {
-    const StepTimer timer(StepPart::kAllReduce);
-    for (Member& member : members_) member.gradients->Finish();
-  }
-  const StepTimer timer(StepPart::kOptimiser);
-  low.sgd->Step(low_learning_rate);
-  full.sgd->Step(full_learning_rate);
+  const StepTimer timer(StepPart::kAllReduce);
+  for (Member& member : members_) member.gradients->Finish();
   return result;
 }
 
+void GuidedStep::Update(double low_learning_rate, double full_learning_rate) {
+  const StepTimer timer(StepPart::kOptimiser);
+  members_[0].sgd->Step(low_learning_rate);
+  members_[1].sgd->Step(full_learning_rate);
+}
+
 // Features and loss of one net.
-absl::Status GuidedStep::Forward(Member& member, SharedImages& images, const Batch& batch, StepResult* result) {
+absl::Status GuidedStep::Forward(Member& member, SharedImages& images, const Batch& batch, bool quantize, StepResult* result) {
   absl::StatusOr<NetPass> pass = absl::UnknownError("");
   {
     const HintCollector collector(*member.network, hint_points_, member.hints);
-    pass = RunForward(*member.network, member.name, images, batch);
+    pass = RunForward(*member.network, member.name, images, batch, quantize);
   }
   if (!pass.ok()) {
     Forget();

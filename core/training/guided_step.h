@@ -44,6 +44,10 @@ class GuidedStep {
   // unchanged. c10::Error passes through when a peer is lost. Not thread-safe.
   absl::StatusOr<GuidedStepResult> Run(const Batch& batch, double low_learning_rate, double full_learning_rate);
 
+  // Run in two halves, as TrainStep has them.
+  absl::StatusOr<GuidedStepResult> ComputeGradients(const Batch& batch, bool quantize = true);
+  void Update(double low_learning_rate, double full_learning_rate);
+
  private:
   // A member, and what its forward pass left.
   struct Member : PairMember {
@@ -53,7 +57,7 @@ class GuidedStep {
   };
 
   GuidedStep(PairMember low, PairMember full, GuidedOptions options, std::vector<size_t> hint_points);
-  absl::Status Forward(Member& member, SharedImages& images, const Batch& batch, StepResult* result);
+  absl::Status Forward(Member& member, SharedImages& images, const Batch& batch, bool quantize, StepResult* result);
   double AddHints(std::vector<double>* terms);
   void Forget();
 

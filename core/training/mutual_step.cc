@@ -63,6 +63,12 @@ MutualStep::MutualStep(std::vector<PairMember> students, PairMember teacher, con
     : students_(std::move(students)), teacher_(teacher), options_(options) {}
 
 absl::StatusOr<MutualStepResult> MutualStep::Run(const Batch& batch, double student_learning_rate, double teacher_learning_rate) {
+  absl::StatusOr<MutualStepResult> result = ComputeGradients(batch);
+  if (result.ok()) Update(student_learning_rate, teacher_learning_rate);
+  return result;
+}
+
+absl::StatusOr<MutualStepResult> MutualStep::ComputeGradients(const Batch& batch, bool quantize) {
   std::vector<PairMember> members{teacher_};
   members.insert(members.end(), students_.begin(), students_.end());
   for (const PairMember& member : members) member.gradients->PrepareForward();
@@ -70,7 +76,7 @@ absl::StatusOr<MutualStepResult> MutualStep::Run(const Batch& batch, double stud
 
   std::vector<NetPass> passes;
   for (size_t i = 0; i < members.size(); ++i) {
-    absl::StatusOr<NetPass> pass = RunForward(*members[i].network, i == 0 ? kTeacher : StudentName(i - 1), images, batch);
+    absl::StatusOr<NetPass> pass = RunForward(*members[i].network, i == 0 ? kTeacher : StudentName(i - 1), images, batch, quantize);
     if (!pass.ok()) return pass.status();
     passes.push_back(*std::move(pass));
   }
@@ -90,14 +96,15 @@ absl::StatusOr<MutualStepResult> MutualStep::Run(const Batch& batch, double stud
 
   for (size_t i = 0; i < members.size(); ++i) members[i].gradients->PrepareBackward(losses[i]);
   torch::autograd::backward(std::exchange(losses, {}));
-  {
-    const StepTimer timer(StepPart::kAllReduce);
-    for (const PairMember& member : members) member.gradients->Finish();
-  }
+  const StepTimer timer(StepPart::kAllReduce);
+  for (const PairMember& member : members) member.gradients->Finish();
+  return result;
+}
+
+void MutualStep::Update(double student_learning_rate, double teacher_learning_rate) {
   const StepTimer timer(StepPart::kOptimiser);
   teacher_.sgd->Step(teacher_learning_rate);
   for (const PairMember& student : students_) student.sgd->Step(student_learning_rate);
-  return result;
 }
 
 }  // namespace bitstair::core

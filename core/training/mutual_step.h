@@ -41,6 +41,10 @@ class MutualStep {
   // c10::Error passes through when a peer is lost. Not thread-safe.
   absl::StatusOr<MutualStepResult> Run(const Batch& batch, double student_learning_rate, double teacher_learning_rate);
 
+  // Run in two halves, as TrainStep has them.
+  absl::StatusOr<MutualStepResult> ComputeGradients(const Batch& batch, bool quantize = true);
+  void Update(double student_learning_rate, double teacher_learning_rate);
+
  private:
   MutualStep(std::vector<PairMember> students, PairMember teacher, const DistillationOptions& options);
 

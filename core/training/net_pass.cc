@@ -24,11 +24,11 @@ const Features& SharedImages::For(const Network& network) {
   return *prepared;
 }
 
-absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, SharedImages& images, const Batch& batch) {
+absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, SharedImages& images, const Batch& batch, bool quantize) {
   NetPass pass;
   std::string wrong;
   try {
-    {
+    if (quantize) {
       const StepTimer timer(StepPart::kWeights);
       network.QuantizeWeights();
     }

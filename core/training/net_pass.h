@@ -44,9 +44,9 @@ class SharedImages {
   std::optional<Features> floats_, codes_;
 };
 
-// Quantises the weights and runs the batch in training. name: of the net, in messages.
+// Quantises the weights (unless they are as they were in the pass before: quantize false) and runs the batch in training. name: of the net, in messages.
 // INTERNAL, naming batch, net and layer, if the loss is not finite or, in numerics fast, an activation is not a number.
-absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, SharedImages& images, const Batch& batch);
+absl::StatusOr<NetPass> RunForward(Network& network, const std::string& name, SharedImages& images, const Batch& batch, bool quantize = true);
 
 // INVALID_ARGUMENT, naming the two, unless both are one network for the same images and classes, of the same numerics and dtype. of: "a guided pair".
 absl::Status CheckAlike(const NetworkConfig& a, const std::string& a_name, const NetworkConfig& b, const std::string& b_name, const std::string& of);

@@ -12,11 +12,17 @@ namespace bitstair::core {
 TrainStep::TrainStep(Network* network, Sgd* sgd, GradientSink* gradients) : network_(network), sgd_(sgd), gradients_(gradients) {}
 
 absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_rate) {
+  absl::StatusOr<StepResult> result = ComputeGradients(batch);
+  if (result.ok()) Update(learning_rate);
+  return result;
+}
+
+absl::StatusOr<StepResult> TrainStep::ComputeGradients(const Batch& batch, bool quantize) {
   gradients_->PrepareForward();
   const at::Tensor images = batch.images.to(network_->config().dtype);
   at::Tensor logits;
   try {
-    {
+    if (quantize) {
       const StepTimer timer(StepPart::kWeights);
       network_->QuantizeWeights();
     }
@@ -35,13 +41,14 @@ absl::StatusOr<StepResult> TrainStep::Run(const Batch& batch, double learning_ra
 
   gradients_->PrepareBackward(loss);
   loss.backward();
-  {
-    const StepTimer timer(StepPart::kAllReduce);
-    gradients_->Finish();
-  }
+  const StepTimer timer(StepPart::kAllReduce);
+  gradients_->Finish();
+  return result;
+}
+
+void TrainStep::Update(double learning_rate) {
   const StepTimer timer(StepPart::kOptimiser);
   sgd_->Step(learning_rate);
-  return result;
 }
 
 }  // namespace bitstair::core

@@ -26,6 +26,11 @@ class TrainStep {
   // c10::Error passes through when a peer is lost.
   absl::StatusOr<StepResult> Run(const Batch& batch, double learning_rate);
 
+  // Run in two halves, for a rank that computes several shards of a global batch (docs/elastic.md): ComputeGradients for each shard, and after the last one,
+  // when every leaf's grad holds the average, Update. quantize: false where the weights are as the last call quantised them. Errors as Run.
+  absl::StatusOr<StepResult> ComputeGradients(const Batch& batch, bool quantize = true);
+  void Update(double learning_rate);
+
  private:
   Network* network_;
   Sgd* sgd_;

@@ -269,4 +269,18 @@ int Scheduler::JobsOf(const std::string& queue) const {
   return number < 0 ? 0 : state_.queues.jobs(number);
 }
 
+WaitingCounts Scheduler::CountWaiting() const {
+  WaitingCounts counts;
+  for (const auto& [key, stage] : state_.index) {  // in any order: it is a sum
+    const StageState& waiting = state_.stages[stage];
+    if (waiting.running) continue;
+    ++(waiting.delayed                             ? counts.delayed
+       : waiting.outcome == Outcome::kYields       ? counts.yields
+       : waiting.outcome == Outcome::kOverQuota    ? counts.quota
+       : waiting.outcome == Outcome::kImpossible   ? counts.impossible
+                                                   : counts.slots);
+  }
+  return counts;
+}
+
 }  // namespace bitstair::server::scheduling

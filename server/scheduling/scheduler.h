@@ -54,6 +54,8 @@ class Scheduler {
   // Why the stage does not run, as of the last Decide. NOT_FOUND: unknown.
   absl::StatusOr<Explanation> Explain(const std::string& key, absl::Time now) const;
 
+  WaitingCounts CountWaiting() const;
+
   // Number of stages that are known and do not run; of stages that run.
   int pending() const { return state_.pending; }
   int running() const { return static_cast<int>(state_.index.size()) - state_.pending; }

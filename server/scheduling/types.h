@@ -130,6 +130,15 @@ struct SchedulerConfig {
   absl::TimeZone time_zone = absl::UTCTimeZone();  // of times in sentences
 };
 
+// Stages that do not run, by what the last decision made of them.
+struct WaitingCounts {
+  int slots = 0;       // there is no place
+  int quota = 0;       // no queue of their waiters has room
+  int yields = 0;      // to the stage that they were stopped for
+  int impossible = 0;  // the fleet could not hold them if nothing else ran
+  int delayed = 0;     // until a retry's time
+};
+
 struct Explanation {
   std::string sentence;                                // "waits for 2 slots; 1 of 2 is free"
   std::string unblocked_by;                            // "2 slots become free"

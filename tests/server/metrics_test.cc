@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/metrics_table.h"
 #include "tests/support/temporary_directory.h"
 
 namespace bitstair::server {
@@ -30,9 +31,26 @@ void FillAll(Metrics* metrics) {
   progress.set_epoch(3);
   progress.set_train_top1(50);
   metrics->SetProgress("j", "W4A4", progress);
+  progress.set_seconds_left(30);
+  metrics->SetProgress("j", "W4A4", progress);
+  v1::StageSpec spec;
+  spec.set_weight_bits(4);
+  metrics->SetStage("j", "W4A4", spec);
   v1::EpochResult result;
   result.set_test_top1(91);
-  metrics->SetTestAccuracy("j", "W4A4", result);
+  result.set_peak_memory_bytes(1000);
+  result.mutable_teacher()->set_hint(0.5);
+  (*result.mutable_step_seconds())["data"] = 2;
+  (*result.mutable_step_seconds())["made_up"] = 3;
+  auto* layer = result.add_layers();
+  layer->set_clipped_share(0.1);
+  result.add_layers()->set_clipped_share(0.3);
+  result.add_layers()->set_gradient_norm(9);
+  metrics->SetEpoch("j", "W4A4", result);
+  v1::Checkpoint checkpoint;
+  checkpoint.set_size_bytes(77);
+  metrics->SetCheckpoint("j", "W4A4", checkpoint);
+  metrics->ObserveRpc("CreateJob", 0.01);
 }
 
 TEST(MetricsTest, StatesAndCausesExportZeroInAdvance) {
@@ -44,6 +62,26 @@ TEST(MetricsTest, StatesAndCausesExportZeroInAdvance) {
     EXPECT_THAT(text, HasSubstr(line));
   }
   EXPECT_THAT(text, Not(HasSubstr("unspecified")));
+}
+
+TEST(MetricsTest, TheDocumentListsEveryMetric) {
+  Metrics metrics("1");
+  FillAll(&metrics);
+  const std::string table = testing::MetricsTable(*metrics.registry());
+  EXPECT_EQ(testing::DocumentedTable(BITSTAIR_METRICS_DOCUMENT, "server", table), table) << "run with BITSTAIR_UPDATE_DOCS=1";
+}
+
+TEST(MetricsTest, AnEpochShowsWhatHappenedInIt) {
+  Metrics metrics("1");
+  FillAll(&metrics);
+  const std::string text = Text(metrics);
+  for (const char* line : {"bitstair_stage_clipped_ratio{job=\"j\",stage=\"W4A4\"} 0.2", "bitstair_stage_memory_bytes{job=\"j\",stage=\"W4A4\"} 1000",
+                           "bitstair_stage_hint_distance{job=\"j\",stage=\"W4A4\"} 0.5", "bitstair_stage_step_seconds{job=\"j\",part=\"data\",stage=\"W4A4\"} 2",
+                           "bitstair_stage_checkpoint_bytes{job=\"j\",stage=\"W4A4\"} 77", "bitstair_stage_left_seconds{job=\"j\",stage=\"W4A4\"} 30",
+                           "bitstair_stage_weight_bits{job=\"j\",stage=\"W4A4\"} 4"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("made_up"))) << "a worker's words make no labels";
 }
 
 TEST(MetricsTest, AJobsSeriesGoWithIt) {

@@ -18,6 +18,7 @@ class LocalAllreduce final : public GradientAllreduce {
   void PrepareForward() override {}
   void PrepareBackward(const at::Tensor&) override {}
   void Finish() override {}
+  void Average() override {}
   void Abstain() override {}
   int64_t bytes_sent() const override { return 0; }
 };
@@ -59,6 +60,7 @@ class ReducerAllreduce final : public GradientAllreduce {
   void PrepareBackward(const at::Tensor& loss) override { reducer_.prepare_for_backward({loss}); }
   // The Reducer waits for its buckets in a callback at the end of the backward pass: here every leaf holds the mean already.
   void Finish() override { bytes_sent_ += bytes_per_step_; }
+  void Average() override {}
 
   void Abstain() override {
     at::Tensor zero = at::zeros({});
@@ -105,14 +107,18 @@ std::vector<std::vector<size_t>> GradientBuckets(const std::vector<int64_t>& par
   return buckets;
 }
 
-std::unique_ptr<GradientAllreduce> MakeGradientAllreduce(const std::vector<core::Parameter>& parameters, ProcessGroup& group) {
-  if (group.world_size() == 1) return std::make_unique<LocalAllreduce>();
+std::vector<at::Tensor> ReducedLeaves(const std::vector<core::Parameter>& parameters) {
   std::vector<at::Tensor> leaves;
   for (const core::Parameter& parameter : parameters) {
     // Of a weight's step nothing needs to travel: its gradient follows from that of the weight.
     if (parameter.scalar != core::Scalar::kWeightStep) leaves.push_back(parameter.leaf);
   }
-  return std::make_unique<ReducerAllreduce>(std::move(leaves), group);
+  return leaves;
+}
+
+std::unique_ptr<GradientAllreduce> MakeGradientAllreduce(const std::vector<core::Parameter>& parameters, ProcessGroup& group) {
+  if (group.world_size() == 1) return std::make_unique<LocalAllreduce>();
+  return std::make_unique<ReducerAllreduce>(ReducedLeaves(parameters), group);
 }
 
 }  // namespace bitstair::trainer

@@ -36,7 +36,8 @@ class Rows {
 
 }  // namespace
 
-LayerTelemetry::LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points) : hint_points_(std::move(hint_points)) {
+LayerTelemetry::LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points, size_t parts)
+    : hint_points_(std::move(hint_points)), parts_(parts) {
   for (StageNet& stage_net : nets) {
     Net& net = nets_.emplace_back();
     net.net = std::move(stage_net);
@@ -56,24 +57,31 @@ LayerTelemetry::LayerTelemetry(std::vector<StageNet> nets, std::vector<std::stri
 
 void LayerTelemetry::Forget() {
   for (Net& net : nets_) {
-    net.clips.assign(net.net.network->activation_groups().size(), {});
+    net.clips.assign(parts_, std::vector<core::ClipCount>(net.net.network->activation_groups().size()));
     net.gradient_norms.assign(net.layers.size(), 0);
   }
-  hints_.assign(hint_points_.size(), 0);
+  hints_.assign(parts_, std::vector<double>(hint_points_.size()));
   steps_ = norm_steps_ = 0;
 }
 
 void LayerTelemetry::BeginStep(int64_t step) {
   takes_norms_ = step % kNormsEvery == 0;
   for (Net& net : nets_) {
-    net.net.network->set_clip_counts(&net.clips);
     if (takes_norms_) net.net.sgd->set_gradient_norms(&net.step_norms);
   }
 }
 
-void LayerTelemetry::EndStep(const std::vector<double>& hints) {
+void LayerTelemetry::BeginPart(size_t part) {
+  for (Net& net : nets_) net.net.network->set_clip_counts(&net.clips.at(part));
+}
+
+void LayerTelemetry::EndPart(size_t part, const std::vector<double>& hints) {
+  for (Net& net : nets_) net.net.network->set_clip_counts(nullptr);
+  for (size_t i = 0; i < hint_points_.size(); ++i) hints_.at(part)[i] += hints.at(i);
+}
+
+void LayerTelemetry::EndStep() {
   for (Net& net : nets_) {
-    net.net.network->set_clip_counts(nullptr);
     if (!takes_norms_) continue;
     net.net.sgd->set_gradient_norms(nullptr);
     std::vector<double> squares(net.layers.size());
@@ -82,43 +90,42 @@ void LayerTelemetry::EndStep(const std::vector<double>& hints) {
     }
     for (size_t i = 0; i < net.layers.size(); ++i) net.gradient_norms[i] += std::sqrt(squares[i]);
   }
-  for (size_t i = 0; i < hints_.size(); ++i) hints_[i] += hints.at(i);
   ++steps_;
   if (takes_norms_) ++norm_steps_;
 }
 
-std::vector<double> LayerTelemetry::Sums() const {
+std::vector<double> LayerTelemetry::Sums(size_t part) const {
   std::vector<double> sums{static_cast<double>(steps_), static_cast<double>(norm_steps_)};
   for (const Net& net : nets_) {
-    for (const core::ClipCount& clips : net.clips) sums.insert(sums.end(), {static_cast<double>(clips.inputs), static_cast<double>(clips.passed)});
+    for (const core::ClipCount& clips : net.clips.at(part)) sums.insert(sums.end(), {static_cast<double>(clips.inputs), static_cast<double>(clips.passed)});
     sums.insert(sums.end(), net.gradient_norms.begin(), net.gradient_norms.end());
   }
-  sums.insert(sums.end(), hints_.begin(), hints_.end());
+  sums.insert(sums.end(), hints_.at(part).begin(), hints_.at(part).end());
   return sums;
 }
 
-absl::Status LayerTelemetry::Restore(const std::vector<double>& sums) {
-  const size_t expected = Sums().size();
+absl::Status LayerTelemetry::Restore(size_t part, const std::vector<double>& sums) {
+  const size_t expected = Sums(part).size();
   if (sums.size() != expected) return absl::InvalidArgumentError(absl::StrCat("the checkpoint has ", sums.size(), " numbers of telemetry, not ", expected));
   size_t at = 0;
   const auto next = [&] { return sums[at++]; };
   steps_ = static_cast<int64_t>(next());
   norm_steps_ = static_cast<int64_t>(next());
   for (Net& net : nets_) {
-    for (core::ClipCount& clips : net.clips) {
+    for (core::ClipCount& clips : net.clips.at(part)) {
       clips.inputs = static_cast<int64_t>(next());
       clips.passed = static_cast<int64_t>(next());
     }
     for (double& norm : net.gradient_norms) norm = next();
   }
-  for (double& hint : hints_) hint = next();
+  for (double& hint : hints_.at(part)) hint = next();
   return absl::OkStatus();
 }
 
 void LayerTelemetry::Add(const std::vector<double>& sums, v1::EpochResult* result) const {
   size_t at = 0;
   const auto next = [&] { return sums.at(at++); };
-  const double steps = next(), norm_steps = next();  // of all ranks
+  const double steps = next(), norm_steps = next();  // of all parts
   for (const Net& net : nets_) {
     core::Network& network = *net.net.network;
     Rows rows(std::string(absl::StripSuffix(net.net.prefix, "/")), result);

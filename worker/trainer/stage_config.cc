@@ -20,14 +20,24 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   const v1::StageSpec& spec = start.spec();
   const auto wrong = [](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("start message: ", parts...)); };
   if (start.world_size() < 1 || start.rank() < 0 || start.rank() >= start.world_size()) return wrong("rank ", start.rank(), " of ", start.world_size());
-  if (start.world_size() != spec.ranks()) return wrong("world_size ", start.world_size(), " is not spec.ranks ", spec.ranks());
+  const bool fixed_shards = spec.reduction() == v1::REDUCTION_FIXED_SHARDS;
+  const int min_ranks = spec.min_ranks() > 0 ? spec.min_ranks() : spec.ranks();
+  if (min_ranks != spec.ranks() && !fixed_shards) return wrong("spec.min_ranks ", min_ranks, " to ", spec.ranks(), " ranks without fixed shards");
+  if (start.world_size() < min_ranks || start.world_size() > spec.ranks()) {
+    return wrong("world_size ", start.world_size(), " is not spec.ranks ", min_ranks == spec.ranks() ? "" : absl::StrCat(min_ranks, " to "), spec.ranks());
+  }
+  if (fixed_shards && (spec.shards() < 1 || spec.shards() % start.world_size() != 0)) {
+    return wrong("spec.shards ", spec.shards(), " is not a multiple of ", start.world_size(), " ranks");
+  }
   if (!IsWidth(spec.weight_bits()) || !IsWidth(spec.activation_bits())) return wrong("widths ", spec.weight_bits(), "/", spec.activation_bits());
   if (spec.epochs() < 1 || spec.epochs() >= kMaxEpochs) return wrong("spec.epochs ", spec.epochs());
   if (spec.schedule_offset() < 0 || spec.schedule_epochs() < spec.schedule_offset() + spec.epochs()) {
     return wrong("epochs ", spec.schedule_offset(), " to ", spec.schedule_offset() + spec.epochs(), " are not within a schedule of ", spec.schedule_epochs());
   }
-  if (spec.batch_size() < 1 || spec.batch_size() % spec.ranks() != 0)
-    return wrong("spec.batch_size ", spec.batch_size(), " is not a multiple of ", spec.ranks(), " ranks");
+  const int parts = fixed_shards ? spec.shards() : spec.ranks();
+  if (spec.batch_size() < 1 || spec.batch_size() % parts != 0) {
+    return wrong("spec.batch_size ", spec.batch_size(), " is not a multiple of ", parts, fixed_shards ? " shards" : " ranks");
+  }
   if (spec.data().train_limit() < 0 || spec.data().test_limit() < 0 || spec.data().held_back() < 0) return wrong("spec.data limits below zero");
   if (spec.checkpoint().every_steps() < 0) return wrong("spec.checkpoint.every_steps ", spec.checkpoint().every_steps());
   if (!v1::Numerics_IsValid(spec.numerics())) return wrong("spec.numerics ", static_cast<int>(spec.numerics()));
@@ -55,6 +65,12 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   if (spec.has_initial_weights() && start.weights_path().empty() && start.resume_path().empty())
     return wrong("stage ", spec.name(), " has initial weights, but no file of them came");
   return absl::OkStatus();
+}
+
+BatchParts PartsOf(const v1::StartTrainer& start) {
+  const bool fixed = start.spec().reduction() == v1::REDUCTION_FIXED_SHARDS;
+  const int count = fixed ? start.spec().shards() : start.world_size();
+  return {.fixed = fixed, .count = count, .own = ShardsOfRank(count, start.rank(), start.world_size())};
 }
 
 core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::SampleSource& data) {
@@ -148,6 +164,7 @@ core::BatchLoaderOptions LoaderOptionsOf(const v1::StartTrainer& start) {
   return {.seed = start.spec().seed(),
           .rank = start.rank(),
           .world_size = start.world_size(),
+          .shards = PartsOf(start).count,
           .batch_size = start.spec().batch_size(),
           .augment = start.spec().data().augmentation() == v1::AUGMENTATION_CROP_FLIP,
           .threads = std::max(1, start.slot().threads())};

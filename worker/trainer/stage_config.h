@@ -13,11 +13,23 @@
 #include "core/training/schedule.h"
 #include "core/training/sgd.h"
 #include "core/training/stochastic_precision.h"
+#include "worker/trainer/shard_tree.h"
 
 namespace bitstair::trainer {
 
 // INVALID_ARGUMENT names the field that no trainer can work with. The coordinator checks far more; this keeps nonsense from crashing a process.
 absl::Status CheckStart(const v1::StartTrainer& start);
+
+// The equal parts into which each batch of a stage is cut, each with batch statistics and sums of its own: fixed shards (docs/elastic.md), of which a rank has one
+// or more, or, with the Reducer, one part for each rank.
+struct BatchParts {
+  bool fixed = false;
+  int count = 1;   // over all ranks
+  ShardRange own;  // this rank's
+  int own_count() const { return own.end - own.begin; }
+};
+// start: as CheckStart lets it pass.
+BatchParts PartsOf(const v1::StartTrainer& start);
 
 // The network of this stage, for images such as data's.
 core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::SampleSource& data);

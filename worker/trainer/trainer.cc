@@ -1,6 +1,7 @@
 #include "worker/trainer/trainer.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <c10/util/Exception.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
@@ -16,6 +17,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/kernels/step_clock.h"
+#include "core/kernels/step_clock.h"
 #include "core/training/evaluate.h"
 #include "core/training/schedule.h"
 #include "worker/trainer/stage_config.h"
@@ -42,25 +45,30 @@ int64_t PeakMemory() {
   return int64_t{1024} * usage.ru_maxrss;
 }
 
-// Every rank's numbers, in rank order.
-std::vector<std::vector<double>> Exchange(ProcessGroup& group, const std::vector<double>& numbers) {
-  at::Tensor own = at::empty({static_cast<int64_t>(numbers.size())}, at::kDouble);
-  std::copy(numbers.begin(), numbers.end(), own.mutable_data_ptr<double>());
+// Rows of all ranks, in rank order: those of all parts of a batch, in order, where each rank gives its parts'. own: as many rows, of as many numbers, on all ranks.
+std::vector<std::vector<double>> Exchange(ProcessGroup& group, const std::vector<std::vector<double>>& own) {
+  const size_t numbers = own.at(0).size();
+  at::Tensor rows = at::empty({static_cast<int64_t>(own.size()), static_cast<int64_t>(numbers)}, at::kDouble);
+  double* to = rows.mutable_data_ptr<double>();
+  for (const std::vector<double>& row : own) to = std::copy(row.begin(), row.end(), to);
   std::vector<std::vector<double>> all;
-  for (const at::Tensor& tensor : group.AllGather(own)) all.emplace_back(tensor.const_data_ptr<double>(), tensor.const_data_ptr<double>() + numbers.size());
+  for (const at::Tensor& of_rank : group.AllGather(rows)) {
+    const double* from = of_rank.const_data_ptr<double>();
+    for (size_t i = 0; i < own.size(); ++i) all.emplace_back(from + i * numbers, from + (i + 1) * numbers);
+  }
   return all;
 }
 
-// In rank order: the same sum on all ranks, whatever the algorithm underneath.
-double Sum(const std::vector<std::vector<double>>& of_ranks, size_t index) {
+// In order: the same sum on all ranks, whatever the algorithm underneath; over fixed shards, on any number of them.
+double Sum(const std::vector<std::vector<double>>& rows, size_t index) {
   double sum = 0;
-  for (const std::vector<double>& numbers : of_ranks) sum += numbers[index];
+  for (const std::vector<double>& numbers : rows) sum += numbers[index];
   return sum;
 }
 
-std::vector<double> Column(const std::vector<std::vector<double>>& of_ranks, size_t index) {
+std::vector<double> Column(const std::vector<std::vector<double>>& rows, size_t index) {
   std::vector<double> column;
-  for (const std::vector<double>& numbers : of_ranks) column.push_back(numbers[index]);
+  for (const std::vector<double>& numbers : rows) column.push_back(numbers[index]);
   return column;
 }
 
@@ -119,6 +127,7 @@ absl::Status Trainer::Train() {
 
 absl::Status Trainer::TrainEpoch() {
   const int every = spec().checkpoint().every_steps();
+  if (is_rank0()) core::StartStepClock();
   loader_->StartEpoch(EpochWord(spec(), position_.epoch), position_.step);
   report_.BeginEpoch(position_.epoch, position_.step);
   while (position_.step < steps_per_epoch_) {
@@ -134,12 +143,31 @@ absl::Status Trainer::TrainEpoch() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Trainer::StepOutcome> Trainer::RunStep(const core::Batch& batch) {
-  if (spec().has_stochastic_precision()) ChooseLayers(batch);
+absl::Status Trainer::RunParts(std::vector<StepOutcome>* done) {
   telemetry_->BeginStep(position_.step);
-  absl::StatusOr<StepOutcome> outcome = RunNets(batch);
-  if (outcome.ok()) telemetry_->EndStep(outcome->hints);
-  return outcome;
+  const size_t parts = static_cast<size_t>(parts_.own_count());
+  for (size_t part = 0; part < parts; ++part) {
+    core::Batch batch;
+    const bool has_batch = [&] {
+      const core::StepTimer timer(core::StepPart::kData);
+      return loader_->Next(&batch);
+    }();
+    if (!has_batch) return loader_->status().ok() ? absl::InternalError(absl::StrCat(Where(), ": the loader has no batch")) : loader_->status();
+    LogSkipped(batch.skipped);
+    if (part == 0 && spec().has_stochastic_precision()) ChooseLayers(batch);
+    for (Net& net : nets_) {
+      if (parts > 1) SetStatistics(net.statistics[part], *net.network);
+    }
+    telemetry_->BeginPart(part);
+    absl::StatusOr<StepOutcome> outcome = ComputeGradients(batch, /*quantize=*/part == 0);
+    if (!outcome.ok()) return outcome.status();
+    telemetry_->EndPart(part, outcome->hints);
+    for (Net& net : nets_) {
+      if (parts > 1) net.statistics[part] = FlattenStatistics(*net.network);
+    }
+    done->push_back(*std::move(outcome));
+  }
+  return absl::OkStatus();
 }
 
 void Trainer::ChooseLayers(const core::Batch& batch) {
@@ -149,45 +177,59 @@ void Trainer::ChooseLayers(const core::Batch& batch) {
   }
 }
 
-absl::StatusOr<Trainer::StepOutcome> Trainer::RunNets(const core::Batch& batch) {
-  const double teacher_rate = HasTeacher(spec()) ? learning_rate_ * TeacherLearningRateFactorOf(spec()) : 0;
+absl::StatusOr<Trainer::StepOutcome> Trainer::ComputeGradients(const core::Batch& batch, bool quantize) {
   if (mutual_step_ != nullptr) {
-    const absl::StatusOr<core::MutualStepResult> result = mutual_step_->Run(batch, learning_rate_, teacher_rate);
+    const absl::StatusOr<core::MutualStepResult> result = mutual_step_->ComputeGradients(batch, quantize);
     if (!result.ok()) return result.status();
     StepOutcome outcome{{result->students[0], result->teacher}, result->divergence, {}};
     outcome.nets.insert(outcome.nets.end(), result->students.begin() + 1, result->students.end());
     return outcome;
   }
   if (guided_step_ != nullptr) {
-    const absl::StatusOr<core::GuidedStepResult> result = guided_step_->Run(batch, learning_rate_, teacher_rate);
+    const absl::StatusOr<core::GuidedStepResult> result = guided_step_->ComputeGradients(batch, quantize);
     if (!result.ok()) return result.status();
     return StepOutcome{{result->low, result->full}, result->hint, result->hints};
   }
-  const absl::StatusOr<core::StepResult> alone = step_->Run(batch, learning_rate_);
+  const absl::StatusOr<core::StepResult> alone = step_->ComputeGradients(batch, quantize);
   if (!alone.ok()) return alone.status();
   return StepOutcome{{*alone}, 0, {}};
 }
 
+void Trainer::Update() {
+  const double teacher_rate = HasTeacher(spec()) ? learning_rate_ * TeacherLearningRateFactorOf(spec()) : 0;
+  if (mutual_step_ != nullptr) {
+    mutual_step_->Update(learning_rate_, teacher_rate);
+  } else if (guided_step_ != nullptr) {
+    guided_step_->Update(learning_rate_, teacher_rate);
+  } else {
+    step_->Update(learning_rate_);
+  }
+  telemetry_->EndStep();
+}
+
 absl::Status Trainer::TakeStep() {
   CrashForTests();
-  core::Batch batch;
-  const bool has_batch = loader_->Next(&batch);
-  if (!has_batch && loader_->status().ok()) return absl::InternalError(absl::StrCat(Where(), ": the loader has no batch"));
-  LogSkipped(batch.skipped);
   learning_rate_ = core::LearningRateAt(ScheduleOf(spec()), spec().schedule_offset() + position_.epoch, position_.step, steps_per_epoch_);
-  const absl::StatusOr<StepOutcome> result = has_batch ? RunStep(batch) : loader_->status();
+  std::vector<StepOutcome> done;  // by part of this rank
+  const absl::Status status = RunParts(&done);
   for (Net& net : nets_) {
-    if (!result.ok()) net.gradients->Abstain();
+    const core::StepTimer timer(core::StepPart::kAllReduce);
+    status.ok() ? net.gradients->Average() : net.gradients->Abstain();
   }
+  if (status.ok()) Update();
 
   // One small exchange per step: sums for the report, whether a rank was asked to stop, whether a rank failed. All ranks draw the same conclusions.
-  const double images = static_cast<double>(spec().batch_size()) / start_.world_size();
-  const StepOutcome done = result.ok() ? *result : StepOutcome{std::vector<core::StepResult>(nets_.size()), 0, {}};
-  std::vector<double> told{channel_.stop_requested() ? 1.0 : 0.0, result.ok() ? kFine : has_batch ? kFailed : kBadData, done.distance * images};
-  const size_t first = told.size();
-  for (const core::StepResult& net : done.nets) told.insert(told.end(), {net.loss * images, static_cast<double>(net.correct)});
+  if (!status.ok()) done.assign(static_cast<size_t>(parts_.own_count()), {std::vector<core::StepResult>(nets_.size()), 0, {}});
+  const double images = static_cast<double>(spec().batch_size()) / parts_.count;
+  const double stop = channel_.stop_requested() ? 1 : 0, failure = status.ok() ? kFine : loader_->status().ok() ? kFailed : kBadData;
+  constexpr size_t first = 3;
+  std::vector<std::vector<double>> told;
+  for (const StepOutcome& part : done) {
+    told.push_back({stop, failure, part.distance * images});
+    for (const core::StepResult& net : part.nets) told.back().insert(told.back().end(), {net.loss * images, static_cast<double>(net.correct)});
+  }
   const std::vector<std::vector<double>> all = Exchange(*group_, told);
-  if (Sum(all, 1) > 0) return FailTogether(result.status(), Column(all, 1));
+  if (Sum(all, 1) > 0) return FailTogether(status, Column(all, 1));
   const auto add = [&](size_t net, double* loss, int64_t* correct) {
     *loss += Sum(all, first + 2 * net);
     *correct += static_cast<int64_t>(Sum(all, first + 2 * net + 1));
@@ -201,17 +243,29 @@ absl::Status Trainer::TakeStep() {
   return absl::OkStatus();
 }
 
+std::vector<at::Tensor> Trainer::GatherStatistics(const Net& net) {
+  const at::Tensor own = at::stack(net.statistics.empty() ? std::vector<at::Tensor>{FlattenStatistics(*net.network)} : net.statistics);
+  std::vector<at::Tensor> all;
+  for (const at::Tensor& of_rank : group_->AllGather(own)) {
+    for (at::Tensor& of_part : of_rank.unbind(0)) all.push_back(std::move(of_part));
+  }
+  return all;
+}
+
 absl::Status Trainer::AverageStatistics() {
-  for (const Net& net : nets_) {
-    SetStatistics(MeanStatistics(group_->AllGather(FlattenStatistics(*net.network))), *net.network);
-    if (!spec().has_stochastic_precision() || net.prefix == kFullPrefix) continue;
-    net.network->set_rounded_units({});
-    if (absl::Status status = ReestimateStatistics(*train_, *net.network); !status.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
+  for (Net& net : nets_) {
+    SetStatistics(MeanStatistics(GatherStatistics(net)), *net.network);
+    if (spec().has_stochastic_precision() && net.prefix != kFullPrefix) {
+      net.network->set_rounded_units({});
+      if (absl::Status status = ReestimateStatistics(*train_, *net.network); !status.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
+    }
+    for (at::Tensor& of_part : net.statistics) of_part = FlattenStatistics(*net.network);
   }
   return absl::OkStatus();
 }
 
 absl::Status Trainer::EndEpoch() {
+  const core::StepTimes step_times = is_rank0() ? core::StopStepClock() : core::StepTimes();
   report_.Evaluating();
   if (absl::Status status = AverageStatistics(); !status.ok()) return status;
 
@@ -237,12 +291,15 @@ absl::Status Trainer::EndEpoch() {
   result.set_images_per_second(report_.images_per_second());
   result.set_data_wait_seconds(loader_->wait_seconds());
   result.set_peak_memory_bytes(PeakMemory());
+  for (int part = 0; is_rank0() && part < core::kStepParts; ++part) {
+    (*result.mutable_step_seconds())[core::NameOf(static_cast<core::StepPart>(part))] = step_times.seconds[part];
+  }
   // Both nets read the same test images.
-  result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {static_cast<double>(skipped_)}), 0)));
+  result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {{static_cast<double>(skipped_)}}), 0)));
   if (result.skipped_images() > 0 && is_rank0()) spdlog::warn("{}: {} images could not be read", Where(), result.skipped_images());
-  std::vector<double> sums = telemetry_->Sums();
-  const std::vector<std::vector<double>> of_ranks = Exchange(*group_, sums);
-  for (size_t i = 0; i < sums.size(); ++i) sums[i] = Sum(of_ranks, i);
+  const std::vector<std::vector<double>> of_parts = Exchange(*group_, TelemetrySums());
+  std::vector<double> sums;
+  for (size_t i = 0; i < of_parts[0].size(); ++i) sums.push_back(Sum(of_parts, i));
   telemetry_->Add(sums, &result);
   const std::string others = AddOtherNets(tests, &result);
   spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %{}, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
@@ -260,17 +317,29 @@ absl::Status Trainer::EndEpoch() {
   return absl::OkStatus();
 }
 
+std::vector<std::vector<double>> Trainer::TelemetrySums() const {
+  std::vector<std::vector<double>> own;
+  for (int part = 0; part < parts_.own_count(); ++part) own.push_back(telemetry_->Sums(static_cast<size_t>(part)));
+  return own;
+}
+
+// The test images are cut into the same parts as a batch.
 absl::StatusOr<Trainer::TestResult> Trainer::Evaluate(core::Network& network) {
-  const int64_t first = test_->size() * start_.rank() / start_.world_size(), last = test_->size() * (start_.rank() + 1) / start_.world_size();
-  const absl::StatusOr<core::EvaluationSums> read = core::Evaluate(network, *test_, first, last, core::EvaluationBatchSize(test_->shape()), [this](int64_t) {
-    report_.Evaluating();
-    SendProgress();
-  });
-  const core::EvaluationSums own = read.ok() ? *read : core::EvaluationSums{};
-  const std::vector<std::vector<double>> all =
-      Exchange(*group_, {own.loss, static_cast<double>(own.top1), static_cast<double>(own.top5), static_cast<double>(own.images),
-                         static_cast<double>(own.skipped), read.ok() ? kFine : kBadData});
-  if (Sum(all, 5) > 0) return FailTogether(read.status(), Column(all, 5));
+  absl::Status status;
+  std::vector<std::vector<double>> own;
+  for (int part = parts_.own.begin; part < parts_.own.end; ++part) {
+    const int64_t first = test_->size() * part / parts_.count, last = test_->size() * (part + 1) / parts_.count;
+    const absl::StatusOr<core::EvaluationSums> read = core::Evaluate(network, *test_, first, last, core::EvaluationBatchSize(test_->shape()), [this](int64_t) {
+      report_.Evaluating();
+      SendProgress();
+    });
+    if (status.ok()) status = read.status();
+    const core::EvaluationSums sums = read.ok() ? *read : core::EvaluationSums{};
+    own.push_back({sums.loss, static_cast<double>(sums.top1), static_cast<double>(sums.top5), static_cast<double>(sums.images),
+                   static_cast<double>(sums.skipped), read.ok() ? kFine : kBadData});
+  }
+  const std::vector<std::vector<double>> all = Exchange(*group_, own);
+  if (Sum(all, 5) > 0) return FailTogether(status, Column(all, 5));
   const double images = Sum(all, 3);
   if (images == 0) return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": no test image can be read")));
   return TestResult{Sum(all, 0) / images, 100 * Sum(all, 1) / images, 100 * Sum(all, 2) / images, static_cast<int64_t>(Sum(all, 4))};
@@ -321,9 +390,10 @@ int64_t Trainer::bytes_sent() const {
 absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
   report_.Phase("checkpoint", kCheckpointDeadline);
   core::Checkpoint checkpoint = MakeCheckpoint(start_, position_, final);
-  for (const StageNet& net : StageNets()) AddNet(net, group_->AllGather(FlattenStatistics(*net.network)), averaged, &checkpoint);
+  const std::vector<StageNet> nets = StageNets();
+  for (size_t i = 0; i < nets.size(); ++i) AddNet(nets[i], GatherStatistics(nets_[i]), averaged, &checkpoint);
   AddTeacherStart(teacher_start_, &checkpoint);
-  if (position_.step > 0) AddTelemetry(Exchange(*group_, telemetry_->Sums()), &checkpoint);
+  if (position_.step > 0) AddTelemetry(Exchange(*group_, TelemetrySums()), &checkpoint);
   if (is_rank0()) {
     const absl::StatusOr<core::SavedCheckpoint> saved = core::SaveCheckpoint(start_.checkpoint_dir(), checkpoint, NumericProfile(start_));
     if (!saved.ok()) return absl::Status(saved.status().code(), absl::StrCat(Where(), ": cannot save a checkpoint: ", saved.status().message()));
@@ -385,7 +455,7 @@ absl::Status Trainer::FailTogether(const absl::Status& own, const std::vector<do
   at::Tensor bytes = at::empty({static_cast<int64_t>(kFailureBytes)}, at::kByte);
   std::copy(text.begin(), text.end(), static_cast<char*>(bytes.mutable_data_ptr()));
   const std::vector<at::Tensor> all = group_->AllGather(bytes);
-  const auto rank = worst - failures.begin();
+  const auto rank = (worst - failures.begin()) / parts_.own_count();
   const char* begin = static_cast<const char*>(all[static_cast<size_t>(rank)].const_data_ptr());
   const std::string message(begin, std::find(begin, begin + kFailureBytes, '\0'));
   return Fail(*worst == kBadData ? v1::EXIT_CAUSE_BAD_DATA : v1::EXIT_CAUSE_FAILED, absl::InternalError(absl::StrCat(Where(), ", rank ", rank, ": ", message)));

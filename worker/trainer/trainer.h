@@ -21,6 +21,7 @@
 #include "worker/trainer/process_group.h"
 #include "worker/trainer/progress_report.h"
 #include "worker/trainer/rendezvous.h"
+#include "worker/trainer/stage_config.h"
 #include "worker/trainer/training_state.h"
 #include "worker/trainer/worker_channel.h"
 
@@ -52,6 +53,7 @@ class Trainer {
   absl::Status LoadData();
   absl::Status LoadNets();
   absl::Status LoadState();
+  absl::Status ResumeParts(const core::Checkpoint& checkpoint);  // what each part of a batch has of its own
   absl::Status MakeStep();
   absl::Status TakeStep();
   struct StepOutcome {
@@ -59,24 +61,27 @@ class Trainer {
     double distance = 0;                 // of the stage's own net from the full-precision one: the hint, or the divergence
     std::vector<double> hints;           // by hint point
   };
-  absl::StatusOr<StepOutcome> RunStep(const core::Batch& batch);
-  absl::StatusOr<StepOutcome> RunNets(const core::Batch& batch);
+  // The forward and backward passes of a step, part by part of this rank. done: by part.
+  absl::Status RunParts(std::vector<StepOutcome>* done);
+  // Of one part. quantize: the weights have changed since the last.
+  absl::StatusOr<StepOutcome> ComputeGradients(const core::Batch& batch, bool quantize);
+  void Update();  // the weights, by the average gradients
   // Which layers are quantised in this step.
   void ChooseLayers(const core::Batch& batch);
-  absl::Status AverageStatistics();  // of all nets, at an epoch's end
   // Of one net, over all ranks.
   struct TestResult {
     double loss, top1, top5;
     int64_t skipped;  // images
   };
   absl::StatusOr<TestResult> Evaluate(core::Network& network);
+  std::vector<std::vector<double>> TelemetrySums() const;  // by part of this rank
   v1::TeacherResult TeacherSoFar() const;
   // Adds what the nets beside the stage's own have done. Returns it in words.
   std::string AddOtherNets(const std::vector<TestResult>& tests, v1::EpochResult* result) const;
   int64_t bytes_sent() const;
   absl::Status SaveCheckpoint(bool averaged, bool final);
   absl::Status StopHere();
-  // All ranks call it after they have agreed that one of them failed; all give the same status and cause. failures: of each rank, kFine, kFailed or kBadData.
+  // All ranks call it after they have agreed that one of them failed; all give the same status and cause. failures: by part, kFine, kFailed or kBadData.
   absl::Status FailTogether(const absl::Status& own, const std::vector<double>& failures);
   void LogSkipped(const std::vector<std::string>& reasons);
   void CrashForTests() const;
@@ -88,6 +93,7 @@ class Trainer {
 
   const v1::StartTrainer start_;
   WorkerChannel& channel_;
+  BatchParts parts_;
   ProgressReport report_;
   v1::ExitCause cause_ = v1::EXIT_CAUSE_UNSPECIFIED;
 
@@ -103,7 +109,11 @@ class Trainer {
     std::unique_ptr<core::Sgd> sgd;
     std::unique_ptr<ProcessGroup> group;  // null: group_
     std::unique_ptr<GradientAllreduce> gradients;
+    // A rank with several parts of a batch: their running statistics (FlattenStatistics). Empty: the network holds those of the only one.
+    std::vector<at::Tensor> statistics;
   };
+  std::vector<at::Tensor> GatherStatistics(const Net& net);  // of all parts
+  absl::Status AverageStatistics();                          // of all nets, at an epoch's end
   std::vector<Net> nets_;  // the stage's own; the full-precision one of a guided pair or a distillation; its further students
   std::vector<StageNet> StageNets() const;
   std::unique_ptr<core::TrainStep> step_;  // one of the three

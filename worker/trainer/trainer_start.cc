@@ -40,6 +40,7 @@ std::string NumericsName(const core::NetworkConfig& config) {
 
 absl::Status Trainer::Load() {
   if (absl::Status status = CheckStart(start_); !status.ok()) return status;
+  parts_ = PartsOf(start_);
   report_.Phase("load", kLoadDeadline);
   if (start_.slot().kind() == v1::SLOT_KIND_GPU) {
     if (absl::Status status = LoadGpuBackend(start_.slot().index()); !status.ok()) return status;
@@ -56,7 +57,11 @@ absl::Status Trainer::Load() {
   report_.SetStage(spec().epochs(), steps_per_epoch_, spec().batch_size(), test_->size());
 
   if (absl::Status status = LoadNets(); !status.ok()) return status;
-  return LoadState();
+  if (absl::Status status = LoadState(); !status.ok()) return status;
+  for (Net& net : nets_) {
+    if (parts_.own_count() > 1) net.statistics.resize(static_cast<size_t>(parts_.own_count()), FlattenStatistics(*net.network));  // those that no checkpoint gave
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::LoadNets() {
@@ -67,7 +72,7 @@ absl::Status Trainer::LoadNets() {
     absl::StatusOr<std::unique_ptr<core::Network>> network = core::CreateNetwork(config);
     if (!network.ok()) return network.status();
     auto sgd = std::make_unique<core::Sgd>((*network)->parameters(), SgdOptionsOf(spec()));
-    nets_.push_back({prefix, *std::move(network), std::move(sgd), nullptr, nullptr});
+    nets_.push_back({prefix, *std::move(network), std::move(sgd), nullptr, nullptr, {}});
   }
   position_.students.resize(spec().distillation().students_size());
   // What a recipe may have wrong is found before the data is worked on.
@@ -77,7 +82,7 @@ absl::Status Trainer::LoadNets() {
     if (!chosen.ok()) return chosen.status();
     for (const size_t point : *chosen) hint_points.push_back(nets_[0].network->hint_points()[point].name);
   }
-  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points));
+  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points), static_cast<size_t>(parts_.own_count()));
   return absl::OkStatus();
 }
 
@@ -122,7 +127,7 @@ absl::Status Trainer::LoadState() {
     if (status.ok() && position_.students.size() != static_cast<size_t>(spec().distillation().students_size())) {
       status = absl::InvalidArgumentError(absl::StrCat("the checkpoint has ", position_.students.size(), " further students"));
     }
-    if (const auto sums = TelemetryOf(*checkpoint, start_.rank()); status.ok() && sums.has_value()) status = telemetry_->Restore(*sums);
+    if (status.ok()) status = ResumeParts(*checkpoint);
     if (status.ok() && position_.step > steps_per_epoch_) status = absl::InvalidArgumentError(absl::StrCat("step ", position_.step, " of ", steps_per_epoch_));
   } else {
     if (spec().calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) report_.Phase("calibrate", kLoadDeadline);
@@ -140,6 +145,22 @@ absl::Status Trainer::LoadState() {
   // The checkpoint has been read: what is damaged is an image that calibration looks at.
   if (absl::IsDataLoss(status)) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
   return Fail(v1::EXIT_CAUSE_BAD_CHECKPOINT, absl::Status(status.code(), absl::StrCat(path, ": ", status.message())));
+}
+
+absl::Status Trainer::ResumeParts(const core::Checkpoint& checkpoint) {
+  const std::vector<StageNet> nets = StageNets();
+  for (int part = parts_.own.begin; part < parts_.own.end; ++part) {
+    const auto index = static_cast<size_t>(part - parts_.own.begin);
+    if (const auto sums = TelemetryOf(checkpoint, part); sums.has_value()) {
+      if (absl::Status status = telemetry_->Restore(index, *sums); !status.ok()) return status;
+    }
+    for (size_t i = 0; parts_.own_count() > 1 && i < nets.size(); ++i) {
+      absl::StatusOr<at::Tensor> statistics = StatisticsOfPart(checkpoint, nets[i], part);
+      if (!statistics.ok()) return statistics.status();
+      nets_[i].statistics.push_back(*std::move(statistics));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::Join() {
@@ -178,8 +199,8 @@ absl::Status Trainer::Join() {
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (!all[rank].equal(own)) return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " starts from other parameters than rank ", start_.rank()));
   }
-  spdlog::info("{}: rank {} of {}, {} threads, numerics {}, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(),
-               at::get_num_threads(), NumericsName(nets_[0].network->config()),
+  spdlog::info("{}: rank {} of {}{}, {} threads, numerics {}, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(),
+               parts_.fixed ? absl::StrCat(", shards ", parts_.own.begin, " to ", parts_.own.end - 1, " of ", parts_.count) : "", at::get_num_threads(), NumericsName(nets_[0].network->config()),
                !start_.resume_path().empty()   ? "a checkpoint of its own"
                : !start_.parent_path().empty() ? "its parent"
                : spec().has_initial_weights()  ? "initial weights"
@@ -195,7 +216,9 @@ absl::Status Trainer::MakeStep() {
       net.group = std::make_unique<ProcessGroup>(c10::make_intrusive<c10d::PrefixStore>(net.prefix, store_->store()), start_.rank(), start_.world_size(),
                                                  start_.data_address(), group_->gpu());
     }
-    net.gradients = MakeGradientAllreduce(net.network->parameters(), net.group != nullptr ? *net.group : *group_);
+    ProcessGroup& group = net.group != nullptr ? *net.group : *group_;
+    net.gradients = parts_.fixed ? MakeFixedShardsAllreduce(net.network->parameters(), parts_.count, group)
+                                 : MakeGradientAllreduce(net.network->parameters(), group);
   }
   const auto member = [](const Net& net) { return core::PairMember{net.network.get(), net.sgd.get(), net.gradients.get()}; };
   if (spec().has_distillation()) {

@@ -31,12 +31,13 @@ constexpr char kStartPrefix[] = "full/start/";
 std::string MomentumName(const std::string& prefix, const std::string& parameter) {
   return absl::StrCat(prefix, "momentum/", parameter);
 }
-std::string RankPrefix(const std::string& prefix, int rank) {
-  return absl::StrCat(prefix, "rank", rank, "/");
+// Of a part's own tensors.
+std::string PartPrefix(const core::Checkpoint& checkpoint, const std::string& prefix, int part) {
+  return absl::StrCat(prefix, checkpoint.shards > 0 ? "shard" : "rank", part, "/");
 }
 
-std::string TelemetryName(int rank) {
-  return RankPrefix("", rank) + "telemetry";
+std::string TelemetryName(const core::Checkpoint& checkpoint, int part) {
+  return PartPrefix(checkpoint, "", part) + "telemetry";
 }
 
 // A network's own tensors in a checkpoint: neither momentum nor a rank's copies.
@@ -123,10 +124,10 @@ void SetStatistics(const at::Tensor& flat, core::Network& network) {
   }
 }
 
-at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks) {
-  at::Tensor sum = of_ranks.at(0).clone();
-  for (size_t rank = 1; rank < of_ranks.size(); ++rank) sum += of_ranks[rank];
-  return sum / static_cast<double>(of_ranks.size());
+at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_parts) {
+  at::Tensor sum = of_parts.at(0).clone();
+  for (size_t part = 1; part < of_parts.size(); ++part) sum += of_parts[part];
+  return sum / static_cast<double>(of_parts.size());
 }
 
 core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& position, bool final) {
@@ -141,6 +142,7 @@ core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& p
   checkpoint.step = position.step;
   checkpoint.final = final;
   checkpoint.world_size = start.world_size();
+  if (PartsOf(start).fixed) checkpoint.shards = start.spec().shards();
   checkpoint.epoch_loss_sum = position.loss_sum;
   checkpoint.epoch_correct = position.correct;
   if (HasTeacher(start.spec())) checkpoint.pair = {position.full_loss_sum, position.full_correct, position.hint_sum};
@@ -154,12 +156,12 @@ void AddNet(const StageNet& net, const std::vector<at::Tensor>& statistics, bool
     checkpoint->tensors[net.prefix + parameter.name] = parameter.latent.detach();
     checkpoint->tensors[MomentumName(net.prefix, parameter.name)] = net.sgd->momentum()[i];
   }
-  for (size_t rank = 0; rank < statistics.size(); ++rank) {
+  for (size_t part = 0; part < statistics.size(); ++part) {
     int64_t at = 0;
     for (const core::Buffer& buffer : net.network->buffers()) {
-      const at::Tensor value = statistics[rank].slice(0, at, at + buffer.value.numel()).view(buffer.value.sizes());
-      checkpoint->tensors[RankPrefix(net.prefix, static_cast<int>(rank)) + buffer.name] = value;
-      if (averaged && rank == 0) checkpoint->tensors[net.prefix + buffer.name] = value;
+      const at::Tensor value = statistics[part].slice(0, at, at + buffer.value.numel()).view(buffer.value.sizes());
+      checkpoint->tensors[PartPrefix(*checkpoint, net.prefix, static_cast<int>(part)) + buffer.name] = value;
+      if (averaged && part == 0) checkpoint->tensors[net.prefix + buffer.name] = value;
       at += buffer.value.numel();
     }
   }
@@ -170,8 +172,12 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
     return absl::InvalidArgumentError(
         absl::StrCat("the checkpoint is of stage ", checkpoint.stage_name, " with key ", checkpoint.stage_key, ", not ", start.stage_key()));
   }
-  if (checkpoint.world_size != start.world_size()) {
-    return absl::InvalidArgumentError(absl::StrCat("the checkpoint is of ", checkpoint.world_size, " ranks, not ", start.world_size()));
+  const BatchParts parts = PartsOf(start);
+  if ((checkpoint.shards > 0) != parts.fixed || (parts.fixed ? checkpoint.shards : checkpoint.world_size) != parts.count) {
+    const auto words = [](bool fixed, int count) { return absl::StrCat(count, fixed ? " fixed shards" : " ranks"); };
+    return absl::InvalidArgumentError(absl::StrCat("the checkpoint is of ",
+                                                   words(checkpoint.shards > 0, checkpoint.shards > 0 ? checkpoint.shards : checkpoint.world_size), ", not ",
+                                                   words(parts.fixed, parts.count)));
   }
   if (checkpoint.epoch > start.spec().epochs() || (checkpoint.epoch == start.spec().epochs() && checkpoint.step > 0)) {
     return absl::InvalidArgumentError(absl::StrCat("the checkpoint lies beyond the stage's ", start.spec().epochs(), " epochs"));
@@ -179,7 +185,7 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
   for (const StageNet& net : nets) {
     NamedTensors tensors = NetworkTensors(checkpoint, net.prefix);
     for (const core::Buffer& buffer : net.network->buffers()) {
-      const std::string name = RankPrefix(net.prefix, start.rank()) + buffer.name;
+      const std::string name = PartPrefix(checkpoint, net.prefix, parts.own.begin) + buffer.name;
       const auto own = checkpoint.tensors.find(name);
       if (own == checkpoint.tensors.end()) return absl::InvalidArgumentError(absl::StrCat("the checkpoint has no tensor ", name));
       tensors[buffer.name] = own->second;
@@ -197,6 +203,19 @@ absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& 
                .hint_sum = pair.hint,
                .students = checkpoint.students};
   return absl::OkStatus();
+}
+
+absl::StatusOr<at::Tensor> StatisticsOfPart(const core::Checkpoint& checkpoint, const StageNet& net, int part) {
+  std::vector<at::Tensor> flat;
+  for (const core::Buffer& buffer : net.network->buffers()) {
+    const std::string name = PartPrefix(checkpoint, net.prefix, part) + buffer.name;
+    const auto found = checkpoint.tensors.find(name);
+    if (found == checkpoint.tensors.end() || found->second.sizes() != buffer.value.sizes()) {
+      return absl::InvalidArgumentError(absl::StrCat("the checkpoint has no fitting tensor ", name));
+    }
+    flat.push_back(found->second.to(at::kDouble).reshape({-1}));
+  }
+  return flat.empty() ? at::zeros({0}, at::kDouble) : at::cat(flat);
 }
 
 absl::Status StartFromParent(const core::Checkpoint& parent, const v1::StageSpec& spec, const core::SampleSource& train, core::Network& network,
@@ -253,14 +272,14 @@ NamedTensors TeacherStart(const core::Checkpoint& checkpoint) {
   return NetworkTensors(checkpoint, kStartPrefix);
 }
 
-void AddTelemetry(const std::vector<std::vector<double>>& of_ranks, core::Checkpoint* checkpoint) {
-  for (size_t rank = 0; rank < of_ranks.size(); ++rank) {
-    checkpoint->tensors[TelemetryName(static_cast<int>(rank))] = at::tensor(of_ranks[rank], at::kDouble);
+void AddTelemetry(const std::vector<std::vector<double>>& of_parts, core::Checkpoint* checkpoint) {
+  for (size_t part = 0; part < of_parts.size(); ++part) {
+    checkpoint->tensors[TelemetryName(*checkpoint, static_cast<int>(part))] = at::tensor(of_parts[part], at::kDouble);
   }
 }
 
-std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoint, int rank) {
-  const auto found = checkpoint.tensors.find(TelemetryName(rank));
+std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoint, int part) {
+  const auto found = checkpoint.tensors.find(TelemetryName(checkpoint, part));
   if (found == checkpoint.tensors.end()) return std::nullopt;
   const at::Tensor numbers = found->second.to(at::kDouble).contiguous();
   return std::vector<double>(numbers.const_data_ptr<double>(), numbers.const_data_ptr<double>() + numbers.numel());
@@ -280,8 +299,8 @@ std::string ParametersDigest(const std::vector<StageNet>& nets) {
 }
 
 std::string NumericProfile(const v1::StartTrainer& start) {
-  return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(), "-ranks", start.world_size(),
-                      "-libtorch", TORCH_VERSION, "-numerics", kNumericsVersion);
+  return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(), PartsOf(start).fixed ? "-shards" : "-ranks",
+                      PartsOf(start).count, "-libtorch", TORCH_VERSION, "-numerics", kNumericsVersion);
 }
 
 }  // namespace bitstair::trainer

@@ -19,7 +19,7 @@
 
 namespace bitstair::trainer {
 
-// How far a stage is. The sums run over all ranks' images of the current epoch, so that a resumed epoch is reported exactly.
+// How far a stage is. The sums run over all parts' images of the current epoch, so that a resumed epoch is reported exactly.
 struct Position {
   int epoch = 0;     // whole epochs done
   int64_t step = 0;  // steps done of the next one
@@ -32,12 +32,12 @@ struct Position {
   std::vector<core::Checkpoint::NetSums> students;  // further ones of a distillation
 };
 
-// This rank's running statistics as one float64 tensor, in the order of network.buffers(), and back.
+// The network's running statistics, which are those of one part of a batch (stage_config.h), as one float64 tensor, in the order of network.buffers(), and back.
 at::Tensor FlattenStatistics(core::Network& network);
 void SetStatistics(const at::Tensor& flat, core::Network& network);
 
-// The mean of the ranks' statistics, summed in rank order in float64.
-at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_ranks);
+// The mean of the parts' statistics, summed in their order in float64.
+at::Tensor MeanStatistics(const std::vector<at::Tensor>& of_parts);
 
 // A net of a stage, and the prefix of its names in a checkpoint: "" for the stage's own, kFullPrefix for the full-precision net of a guided pair
 // or a distillation, StudentPrefix for further students. Borrowed.
@@ -55,11 +55,15 @@ using NamedTensors = std::map<std::string, at::Tensor>;
 // Everything but tensors.
 core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& position, bool final);
 
-// Adds a net's tensors. statistics: every rank's, in rank order. averaged: an epoch has just ended, all ranks hold the mean, which is saved too.
+// Adds a net's tensors. statistics: every part's, in order. averaged: an epoch has just ended, all parts hold the mean, which is saved too.
 void AddNet(const StageNet& net, const std::vector<at::Tensor>& statistics, bool averaged, core::Checkpoint* checkpoint);
 
-// Weights, momentum, this rank's statistics of all nets and the position, from a checkpoint of the same stage. INVALID_ARGUMENT says what does not fit.
+// Weights, momentum, the statistics of this rank's first part of all nets and the position, from a checkpoint of the same stage. A stage with fixed shards may
+// have had any number of ranks. INVALID_ARGUMENT says what does not fit.
 absl::Status Resume(const core::Checkpoint& checkpoint, const v1::StartTrainer& start, const std::vector<StageNet>& nets, Position* position);
+
+// A part's statistics of a net, as FlattenStatistics gives them. INVALID_ARGUMENT names the tensor that the checkpoint lacks.
+absl::StatusOr<at::Tensor> StatisticsOfPart(const core::Checkpoint& checkpoint, const StageNet& net, int part);
 
 // The first state of a stage with a parent: its weights and averaged statistics, its momentum if the stage carries it, and the calibration from ReLU to a clip
 // if the stage asks for it (DESIGN section 3): on the first 2048 training images, followed by a new estimate of the statistics on the same images. Every rank
@@ -85,14 +89,15 @@ void AddTeacherStart(const NamedTensors& teacher_start, core::Checkpoint* checkp
 // Empty if the checkpoint has none.
 NamedTensors TeacherStart(const core::Checkpoint& checkpoint);
 
-// Of an epoch that is not over: every rank's sums (LayerTelemetry), in rank order, and this rank's of them; nothing if the checkpoint has none.
-void AddTelemetry(const std::vector<std::vector<double>>& of_ranks, core::Checkpoint* checkpoint);
-std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoint, int rank);
+// Of an epoch that is not over: every part's sums (LayerTelemetry), in order, and one part's of them; nothing if the checkpoint has none.
+void AddTelemetry(const std::vector<std::vector<double>>& of_parts, core::Checkpoint* checkpoint);
+std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoint, int part);
 
 // SHA-256 over names, latent weights and momentum of all nets. Equal on all ranks at every step.
 std::string ParametersDigest(const std::vector<StageNet>& nets);
 
-// "cpu-avx512-threads1-libtorch2.11.0-numerics2": runs under equal profiles give equal bits (DESIGN section 7).
+// "cpu-AVX512-Float-threads1-ranks2-libtorch2.11.0-numerics3": runs under equal profiles give equal bits (DESIGN section 7). With fixed shards it has their number
+// in the place of the ranks'.
 std::string NumericProfile(const v1::StartTrainer& start);
 
 }  // namespace bitstair::trainer

@@ -78,6 +78,7 @@ TEST(GradientAllreduceTest, EveryRankGetsTheMean) {
         gradients->PrepareBackward(loss);
         loss.backward();
         gradients->Finish();
+        gradients->Average();
         const double mean = (world_size - 1) / 2.0 + step;
         for (core::Parameter& p : parameters) {
           EXPECT_TRUE(at::allclose(p.leaf.grad(), at::full_like(p.leaf, mean), 0, 1e-6)) << p.name << " step " << step;
@@ -102,6 +103,71 @@ TEST(GradientAllreduceTest, ARankThatAbstainsCountsAsZero) {
       gradients->PrepareBackward(loss);
       loss.backward();
       gradients->Finish();
+    }
+    for (const core::Parameter& p : parameters) EXPECT_TRUE(p.leaf.grad().equal(at::full_like(p.leaf, 0.5)));
+  });
+}
+
+// The leaves' gradients after a step in which shard s has the gradient s + 1/3 everywhere.
+std::vector<at::Tensor> ShardedStep(std::vector<core::Parameter>& parameters, int shards, ProcessGroup& group, GradientAllreduce& gradients) {
+  const int own = shards / group.world_size();
+  for (int shard = group.rank() * own; shard < (group.rank() + 1) * own; ++shard) {
+    gradients.PrepareForward();
+    at::Tensor loss = at::zeros({});
+    for (const core::Parameter& p : parameters) loss = loss + (p.leaf * (shard + 1.0 / 3)).sum();
+    gradients.PrepareBackward(loss);
+    loss.backward();
+    gradients.Finish();
+    for (const core::Parameter& p : parameters) EXPECT_FALSE(p.leaf.grad().defined()) << "taken away";
+  }
+  gradients.Average();
+  std::vector<at::Tensor> grads;
+  for (core::Parameter& p : parameters) {
+    grads.push_back(p.leaf.grad().clone());
+    p.leaf.mutable_grad().reset();
+  }
+  return grads;
+}
+
+TEST(FixedShardsAllreduceTest, TheMeanHasTheSameBitsOnAnyNumberOfRanks) {
+  constexpr int shards = 12;
+  std::vector<at::Tensor> one;
+  for (const int world_size : {1, 2, 3, 4}) {
+    const auto body = [&](ProcessGroup& group) {
+      std::vector<core::Parameter> parameters = Parameters();
+      const std::unique_ptr<GradientAllreduce> gradients = MakeFixedShardsAllreduce(parameters, shards, group);
+      ShardedStep(parameters, shards, group, *gradients);
+      const std::vector<at::Tensor> again = ShardedStep(parameters, shards, group, *gradients);
+      if (world_size == 1) one = again;
+      for (size_t i = 0; i < again.size(); ++i) {
+        EXPECT_TRUE(again[i].equal(one[i])) << parameters[i].name << " on " << world_size << " ranks";
+        EXPECT_TRUE(at::allclose(again[i], at::full_like(again[i], (shards - 1) / 2.0 + 1.0 / 3), 0, 1e-5));
+      }
+      // Of three ranks the second has the greatest number of nodes: 4, 5 and 6 to 7.
+      const int64_t nodes = world_size == 3 ? 3 : 1, chunk = (400'008 + world_size - 1) / world_size * 4;
+      EXPECT_EQ(gradients->bytes_sent(), 2 * (world_size - 1) * (nodes + 1) * chunk);
+    };
+    if (world_size == 1) {
+      ProcessGroup group;
+      body(group);
+    } else {
+      SpawnRanks(world_size, body);
+    }
+  }
+}
+
+TEST(FixedShardsAllreduceTest, ARankThatAbstainsCountsAsZero) {
+  SpawnRanks(2, [](ProcessGroup& group) {
+    std::vector<core::Parameter> parameters = Parameters();
+    const std::unique_ptr<GradientAllreduce> gradients = MakeFixedShardsAllreduce(parameters, 2, group);
+    if (group.rank() == 1) {
+      gradients->Abstain();
+    } else {
+      at::Tensor loss = at::zeros({});
+      for (const core::Parameter& p : parameters) loss = loss + p.leaf.sum();
+      loss.backward();
+      gradients->Finish();
+      gradients->Average();
     }
     for (const core::Parameter& p : parameters) EXPECT_TRUE(p.leaf.grad().equal(at::full_like(p.leaf, 0.5)));
   });
