@@ -57,13 +57,16 @@ class Trainee {
     config.weight_bits = config.activation_bits = options.bits;
     config.activation = core::ActivationFunction::kClip;
     config.numerics = core::Numerics::kFast;
-    if (options.network != "resnet20") config.image_height = config.image_width = 224, config.classes = 1000;
+    const bool pictures = options.network != "resnet20";
+    config.image_channels = 3;
+    config.image_height = config.image_width = pictures ? 224 : 32;
+    config.classes = pictures ? 1000 : 10;
     auto made = core::CreateNetwork(config);
     if (!made.ok()) throw std::runtime_error(std::string(made.status().message()));
     network_ = *std::move(made);
     sgd_ = std::make_unique<core::Sgd>(network_->parameters(), core::SgdOptions{});
-    gradients_ = shards == 0 ? trainer::MakeGradientAllreduce(network_->parameters(), group)
-                             : trainer::MakeFixedShardsAllreduce(network_->parameters(), shards, group);
+    gradients_ =
+        shards == 0 ? trainer::MakeGradientAllreduce(network_->parameters(), group) : trainer::MakeFixedShardsAllreduce(network_->parameters(), shards, group);
     step_ = std::make_unique<core::TrainStep>(network_.get(), sgd_.get(), gradients_.get());
     const int own = std::max(1, shards / group.world_size());
     at::manual_seed(20171101 + static_cast<uint64_t>(group.rank()));

@@ -11,9 +11,9 @@ namespace {
 std::string KindOf(const v1::StageSpec& spec) {
   return absl::StrCat(spec.network(), " W", spec.weight_bits(), "A", spec.activation_bits(), " ",
                       spec.reduction() == v1::REDUCTION_FIXED_SHARDS ? absl::StrCat("shards ", spec.shards()) : absl::StrCat(spec.ranks()), "x",
-                      spec.batch_size(), " ", spec.numerics(), " ", spec.data_digest(), " ", spec.data().train_limit(), "-", spec.data().test_limit(), "-", spec.data().held_back(),
-                      spec.has_guided() ? " guided" : "",
-                      spec.placement() == v1::PAIR_PLACEMENT_SPLIT ? " split" : "", spec.has_distillation() ? absl::StrCat(" distillation ", spec.distillation().students_size()) : "",
+                      spec.batch_size(), " ", spec.numerics(), " ", spec.data_digest(), " ", spec.data().train_limit(), "-", spec.data().test_limit(), "-",
+                      spec.data().held_back(), spec.has_guided() ? " guided" : "", spec.placement() == v1::PAIR_PLACEMENT_SPLIT ? " split" : "",
+                      spec.has_distillation() ? absl::StrCat(" distillation ", spec.distillation().students_size()) : "",
                       spec.has_stochastic_precision() ? " stochastic" : "", " ", spec.quantizer());
 }
 

@@ -9,9 +9,9 @@
 
 namespace bitstair::server {
 
-// Remembers the newest seconds per epoch of trainings of one kind: network, widths, methods, data, ranks, batch size, numerics. With fixed shards the kind has their
-// number, and times at each number of ranks; what was not measured at some number is scaled by ranks from the nearest one that was. Filled from the store when
-// the coordinator starts, since epochs are durable.
+// Remembers the newest seconds per epoch of trainings of one kind: network, widths, methods, data, ranks, batch size, numerics. With fixed shards the kind has
+// their number, and times at each number of ranks; what was not measured at some number is scaled by ranks from the nearest one that was. Filled from the store
+// when the coordinator starts, since epochs are durable.
 class DurationEstimates {
  public:
   // An epoch of `stage` took so long, with the ranks of its newest attempt. By numeric profile, and for any.

@@ -36,7 +36,8 @@ double SecondsSince(ProgressReport::Clock::time_point begin) {
   return std::chrono::duration<double>(ProgressReport::Clock::now() - begin).count();
 }
 
-// Rows of all ranks, in rank order: those of all parts of a batch, in order, where each rank gives its parts'. own: as many rows, of as many numbers, on all ranks.
+// Rows of all ranks, in rank order: those of all parts of a batch, in order, where each rank gives its parts'. own: as many rows, of as many numbers, on all
+// ranks.
 std::vector<std::vector<double>> Exchange(ProcessGroup& group, const std::vector<std::vector<double>>& own) {
   const size_t numbers = own.at(0).size();
   at::Tensor rows = at::empty({static_cast<int64_t>(own.size()), static_cast<int64_t>(numbers)}, at::kDouble);
