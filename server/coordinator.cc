@@ -142,7 +142,8 @@ absl::Status Coordinator::Load() {
       // Results of an earlier attempt that the last one has not reached again.
       if (epoch.generation() < stage.record.generation() && epoch.result().epoch() > stage.record.resumed_epoch()) continue;
       stage.epochs.push_back(std::move(*epoch.mutable_result()));
-      estimates_.Learn(stage, stage.epochs.back().seconds());
+      // The ranks of an elastic stage's earlier attempts are not known any more.
+      if (!IsElastic(stage.record.spec()) || epoch.generation() == stage.record.generation()) estimates_.Learn(stage, stage.epochs.back().seconds());
       estimates_.LearnMemory(stage, stage.epochs.back().peak_memory_bytes());
     }
   }
@@ -431,6 +432,13 @@ void Coordinator::RunScheduler() {
   }
   for (const auto& preemption : decision.preemptions) {
     Handle(StopRequested{preemption.key, absl::StrCat("makes room for ", preemption.makes_room_for, ", whose priority is higher")});
+  }
+  for (const auto& resize : decision.resizes) {
+    const auto& attempt = state_.stages.at(resize.key).attempt;
+    if (!attempt.has_value()) continue;
+    const int ranks = static_cast<int>(attempt->ranks.size());
+    Handle(StopRequested{resize.key, absl::StrCat(resize.ranks > ranks ? "grows" : "shrinks", " from ", ranks, " to ", resize.ranks, " ranks",
+                                                  resize.makes_room_for.empty() ? "" : absl::StrCat(", which makes room for ", resize.makes_room_for))});
   }
   std::set<std::string> watched;
   for (const auto& [watcher, id] : job_of_watcher_) watched.insert(id);

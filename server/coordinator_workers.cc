@@ -295,7 +295,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
   // Logs of ended and fenced attempts are still worth having.
   if (message.has_log()) {
     const auto& log = message.log();
-    if (generation < 1 || generation > stage.record.generation() || log.rank() < 0 || log.rank() >= stage.record.spec().ranks()) return;
+    if (generation < 1 || generation > stage.record.generation() || log.rank() < 0 || log.rank() >= MostRanks(stage.record.spec())) return;
     boost::asio::post(log_thread_, [logs = logs_, file = LogFile{stage.record.job_id(), stage.record.spec().name(), generation, log.rank()},
                                     offset = log.offset(), text = log.text()] {
       if (auto s = logs->Append(file, offset, text); !s.ok()) spdlog::warn("{}", std::string(s.message()));

@@ -1,6 +1,7 @@
 // The coordinator's state in memory. Plain values: the strand of server/coordinator.h owns them, the pure parts change them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -92,6 +93,20 @@ struct State {
   std::set<std::string> active_jobs;          // ids of those that have not ended
   std::set<std::string> live;                 // names of the stages with an attempt
 };
+
+// Ranks of a stage's attempts: a split pair has two for each of the recipe's. Elastic where they differ.
+inline int SetsOf(const v1::StageSpec& spec) {
+  return spec.placement() == v1::PAIR_PLACEMENT_SPLIT ? 2 : 1;
+}
+inline int MostRanks(const v1::StageSpec& spec) {
+  return SetsOf(spec) * std::max(1, spec.ranks());
+}
+inline int LeastRanks(const v1::StageSpec& spec) {
+  return spec.min_ranks() > 0 ? SetsOf(spec) * spec.min_ranks() : MostRanks(spec);
+}
+inline bool IsElastic(const v1::StageSpec& spec) {
+  return LeastRanks(spec) < MostRanks(spec);
+}
 
 inline bool IsEnded(v1::JobState state) {
   return state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED;

@@ -62,7 +62,10 @@ scheduling::StageRequest FleetScheduler::Request(const State& state, const Stage
   const v1::StageSpec& spec = stage.record.spec();
   scheduling::StageRequest request;
   request.key = request.name = StageName(stage);
-  request.min_ranks = request.max_ranks = std::max(1, spec.ranks());
+  request.min_ranks = LeastRanks(spec);
+  request.max_ranks = MostRanks(spec);
+  if (spec.reduction() == v1::REDUCTION_FIXED_SHARDS) request.shards = SetsOf(spec) * spec.shards();
+  if (spec.placement() == v1::PAIR_PLACEMENT_SPLIT) request.layout = scheduling::GangLayout::kSplitPair;
   request.data_key = DataKey(spec);
   request.data_name = spec.data().name().empty() ? spec.data().path() : spec.data().name();
   request.preemptible = true;

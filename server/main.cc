@@ -46,6 +46,7 @@ struct Flags {
   bool no_reflection = false;
   double lease_seconds = 8;
   double grace_seconds = 30;
+  double resize_interval_seconds = 600;
   std::vector<std::string> queues;
   double retention_days = 0;
 };
@@ -86,9 +87,10 @@ daemon::HttpAnswer WorkersForPrometheus(Coordinator& coordinator) {
   return {200, "application/json", found.get().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
 }
 
-// NAME:weight=2,slots=8,jobs=4 each; every part is optional.
-absl::StatusOr<scheduling::Scheduler> MakeScheduler(const std::vector<std::string>& queues) {
+// queues: NAME:weight=2,slots=8,jobs=4 each; every part is optional.
+absl::StatusOr<scheduling::Scheduler> MakeScheduler(const std::vector<std::string>& queues, absl::Duration resize_interval) {
   scheduling::SchedulerConfig config;
+  config.resize_interval = resize_interval;
   config.time_zone = absl::LocalTimeZone();
   auto scheduler = scheduling::Scheduler::Create(config);
   if (!scheduler.ok()) return scheduler;
@@ -143,7 +145,7 @@ int Serve(const Flags& flags) {
 
   boost::asio::io_context io(1);
   int exit_code = kExitOk;
-  auto scheduler = MakeScheduler(flags.queues);
+  auto scheduler = MakeScheduler(flags.queues, absl::Seconds(flags.resize_interval_seconds));
   if (!scheduler.ok()) return Refuse(scheduler.status());
   Coordinator::Options options;
   options.scheduler = *std::move(scheduler);
@@ -225,6 +227,10 @@ int Main(int argc, char** argv) {
   app.add_option("--state-dir", flags.state_dir, "folder of all state; held by one server at a time")->capture_default_str();
   app.add_option("--lease-seconds", flags.lease_seconds, "silence after which a worker is unreachable")->capture_default_str()->check(CLI::Range(0.1, 3600.0));
   app.add_option("--grace-seconds", flags.grace_seconds, "how long an unreachable worker keeps its attempts")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--resize-interval-seconds", flags.resize_interval_seconds,
+                 "an elastic stage is not resized earlier after its start, nor grown that shortly before its end")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--queue", flags.queues, "a queue's share and quotas, e.g. vision:weight=2,slots=8,jobs=4; may be repeated. Others have weight 1 and no quota")

@@ -114,6 +114,7 @@ void Machine::On(const Placed& e) {
   }
   AddEvent(stage, "AttemptStarted",
            absl::StrCat("generation ", record.generation(), ", try ", record.attempts(), " of ", MaxAttempts(stage), ", on ", absl::StrJoin(names, ", "),
+                        IsElastic(record.spec()) ? absl::StrCat(", with ", e.ranks.size(), e.ranks.size() == 1 ? " rank" : " ranks") : "",
                         record.has_checkpoint() ? absl::StrCat(", from epoch ", record.resumed_epoch(), " step ", record.resumed_step()) : ""));
   for (const auto& worker : workers) SendAssignment(stage, worker);
 }

@@ -100,14 +100,8 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& directory, con
   saved.path = absl::StrCat(directory, "/", saved.sha256, ".safetensors");
   if (const absl::Status status = WriteFileDurably(saved.path, *bytes); !status.ok()) return status;
   nlohmann::json manifest = {
-      {"format", kCheckpointFormat},
-      {"sha256", saved.sha256},
-      {"size_bytes", saved.size_bytes},
-      {"stage_key", checkpoint.stage_key},
-      {"stage_name", checkpoint.stage_name},
-      {"epoch", checkpoint.epoch},
-      {"step", checkpoint.step},
-      {"final", checkpoint.final},
+      {"format", kCheckpointFormat},         {"sha256", saved.sha256},    {"size_bytes", saved.size_bytes}, {"stage_key", checkpoint.stage_key},
+      {"stage_name", checkpoint.stage_name}, {"epoch", checkpoint.epoch}, {"step", checkpoint.step},        {"final", checkpoint.final},
       {"numeric_profile", numeric_profile},
   };
   manifest[parts_word] = parts;

@@ -45,9 +45,9 @@ struct Checkpoint {
     int64_t correct = 0;
   };
   std::vector<NetSums> students;
-  // "layer1.0.conv1.weight" (latent weights), "momentum/NAME", "rank0/bn1.running_mean" (every rank's own copy; with fixed shards "shard0/...") and, in a final checkpoint or at an epoch's
-  // end, "bn1.running_mean" (the average). A guided pair: the low-precision net as above, the full-precision one behind "full/", further
-  // students of a distillation behind "student2/", "student3/" and so on.
+  // "layer1.0.conv1.weight" (latent weights), "momentum/NAME", "rank0/bn1.running_mean" (every rank's own copy; with fixed shards "shard0/...") and, in a final
+  // checkpoint or at an epoch's end, "bn1.running_mean" (the average). A guided pair: the low-precision net as above, the full-precision one behind "full/",
+  // further students of a distillation behind "student2/", "student3/" and so on.
   std::map<std::string, at::Tensor> tensors;
 };
 

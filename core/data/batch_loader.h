@@ -20,8 +20,8 @@ struct BatchLoaderOptions {
   int threads = 1;       // that read samples; changes no bit
 };
 
-// Global batch b of epoch e is permutation_e[b B, (b+1) B); rank r takes its contiguous part, which is one batch or comes shard by shard; the short last batch is
-// dropped. Threads of its own prepare the next batches while the caller trains. Not thread-safe.
+// Global batch b of epoch e is permutation_e[b B, (b+1) B); rank r takes its contiguous part, which is one batch or comes shard by shard; the short last batch
+// is dropped. Threads of its own prepare the next batches while the caller trains. Not thread-safe.
 class BatchLoader {
  public:
   // Borrows data, which must outlive it.

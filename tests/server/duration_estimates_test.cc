@@ -41,6 +41,32 @@ TEST(DurationEstimatesTest, TheSameNumericProfileCountsFirst) {
   EXPECT_EQ(*estimates.SecondsLeft(StageOf(4, 1, "")), 2) << "not started: the newest";
 }
 
+TEST(DurationEstimatesTest, AnElasticStageCountsWithTheRanksThatItHas) {
+  const auto elastic = [](int ranks) {
+    Stage stage = StageOf(4, 10);
+    v1::StageSpec& spec = *stage.record.mutable_spec();
+    spec.set_reduction(v1::REDUCTION_FIXED_SHARDS);
+    spec.set_shards(8);
+    spec.set_min_ranks(1);
+    spec.set_ranks(8);
+    if (ranks == 0) return stage;
+    stage.attempt.emplace().ranks.resize(static_cast<size_t>(ranks));
+    for (int rank = 0; rank < ranks; ++rank) stage.record.add_ranks();
+    return stage;
+  };
+  DurationEstimates estimates;
+  estimates.Learn(elastic(2), 12);
+  EXPECT_EQ(*estimates.SecondsLeft(elastic(2)), 120);
+  EXPECT_EQ(*estimates.SecondsLeft(elastic(4)), 60) << "scaled";
+  EXPECT_EQ(*estimates.SecondsLeft(elastic(0)), 240) << "waits: with the fewest";
+  estimates.Learn(elastic(4), 7);
+  EXPECT_EQ(*estimates.SecondsLeft(elastic(2)), 120);
+  EXPECT_EQ(*estimates.SecondsLeft(elastic(4)), 70) << "measured";
+  EXPECT_EQ(*estimates.SecondsLeft(elastic(8)), 35) << "scaled from the nearest";
+  EXPECT_EQ(*estimates.Seconds(elastic(0).record.spec()), 240);
+  EXPECT_FALSE(estimates.SecondsLeft(StageOf(4, 10)).has_value()) << "without fixed shards it is another kind";
+}
+
 TEST(DurationEstimatesTest, ImpossibleTimesAreNotLearnt) {
   DurationEstimates estimates;
   estimates.Learn(StageOf(4, 1), 0);

@@ -154,6 +154,7 @@ TEST_F(ServerProgramTest, RefusedStartsExitWith2AndSayWhy) {
       {other, {"--log-level", "loud"}, "log level \"loud\""},
       {other, {"--no-such-flag"}, "--no-such-flag"},
       {other, {"--lease-seconds", "0"}, "lease-seconds"},
+      {other, {"--resize-interval-seconds", "-1"}, "resize-interval-seconds"},
       {other, {"--queue", "vision"}, "--queue vision: no name, or nothing about it; it is written like"},
       {other, {"--queue", "vision:slots=-1"}, "\"slots=-1\" is not weight=, slots= or jobs= and a number of 0 or more"},
       {other, {"--queue", "vision:weight=-2"}, "weight"},

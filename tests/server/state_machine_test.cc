@@ -399,6 +399,30 @@ TEST(StateMachineTest, AnotherNumericProfileIsNotBitExact) {
   EXPECT_FALSE(h.At(0).record.bit_exact());
 }
 
+TEST(StateMachineTest, AnElasticStageGoesOnWithAnotherNumberOfRanks) {
+  Harness h(testing::OneStageSpec(2, 9));
+  h.Plan();
+  h.At(0).record.mutable_spec()->set_reduction(v1::REDUCTION_FIXED_SHARDS);
+  h.At(0).record.mutable_spec()->set_shards(2);
+  h.At(0).record.mutable_spec()->set_min_ranks(1);
+  h.Place(0, {"a"});
+  EXPECT_EQ(h.Assignment()->world_size(), 1);
+  EXPECT_THAT(h.job().events.back().message(), ::testing::EndsWith("on a, with 1 rank"));
+  h.Do(RankRan{h.name(0), 1, 0, 100});
+  h.Do(StopRequested{h.name(0), "grows from 1 to 2 ranks"});
+  EXPECT_EQ(h.job().events.back().type(), "AttemptStopping");
+  EXPECT_EQ(h.job().events.back().message(), "grows from 1 to 2 ranks");
+  h.Checkpoint(0, 3, false);
+  h.Exit(0, 0, v1::EXIT_CAUSE_STOPPED);
+  EXPECT_EQ(h.stage_state(0), v1::STAGE_STATE_PENDING);
+  h.Place(0, {"a", "b"});
+  EXPECT_EQ(h.Assignment()->world_size(), 2);
+  EXPECT_EQ(h.Assignment()->resume_from().epoch(), 3);
+  EXPECT_THAT(h.job().events.back().message(), ::testing::HasSubstr(", with 2 ranks, from epoch 3"));
+  EXPECT_EQ(h.At(0).record.attempts(), 1) << "no failure";
+  EXPECT_TRUE(h.At(0).record.bit_exact());
+}
+
 TEST(StateMachineTest, RetriesWaitLonger) {
   EXPECT_EQ(RetryDelay(1), absl::Seconds(1));
   EXPECT_EQ(RetryDelay(2), absl::Seconds(2));

@@ -19,7 +19,12 @@ namespace {
 class FixedShardsAllreduce final : public GradientAllreduce {
  public:
   FixedShardsAllreduce(std::vector<at::Tensor> leaves, int shards, ProcessGroup& group)
-      : leaves_(std::move(leaves)), shards_(shards), group_(group), own_(ShardsOfRank(shards, group.rank(), group.world_size())), next_(own_.begin), sum_(shards) {
+      : leaves_(std::move(leaves)),
+        shards_(shards),
+        group_(group),
+        own_(ShardsOfRank(shards, group.rank(), group.world_size())),
+        next_(own_.begin),
+        sum_(shards) {
     for (const at::Tensor& leaf : leaves_) size_ += leaf.numel();
     chunk_ = (size_ + group.world_size() - 1) / group.world_size();
     for (int rank = 0; rank < group.world_size(); ++rank) nodes_.push_back(GreatestNodes(shards, ShardsOfRank(shards, rank, group.world_size())));

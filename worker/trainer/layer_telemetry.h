@@ -16,8 +16,8 @@ namespace bitstair::trainer {
 // Of the current epoch. The training thread's.
 class LayerTelemetry {
  public:
-  // Borrows the nets. hint_points: names of those that the step compares, in its order; may be empty. parts: of each batch that this rank computes; sums are kept
-  // for each, so that adding them up in one order gives the same numbers whichever rank has them.
+  // Borrows the nets. hint_points: names of those that the step compares, in its order; may be empty. parts: of each batch that this rank computes; sums are
+  // kept for each, so that adding them up in one order gives the same numbers whichever rank has them.
   LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points, size_t parts = 1);
 
   // Around each step, `step` from 0 in the epoch, and inside of it around each part's forward pass. One that failed is not ended: its attempt is over.

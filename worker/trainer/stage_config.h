@@ -20,8 +20,8 @@ namespace bitstair::trainer {
 // INVALID_ARGUMENT names the field that no trainer can work with. The coordinator checks far more; this keeps nonsense from crashing a process.
 absl::Status CheckStart(const v1::StartTrainer& start);
 
-// The equal parts into which each batch of a stage is cut, each with batch statistics and sums of its own: fixed shards (docs/elastic.md), of which a rank has one
-// or more, or, with the Reducer, one part for each rank.
+// The equal parts into which each batch of a stage is cut, each with batch statistics and sums of its own: fixed shards (docs/elastic.md), of which a rank has
+// one or more, or, with the Reducer, one part for each rank.
 struct BatchParts {
   bool fixed = false;
   int count = 1;   // over all ranks

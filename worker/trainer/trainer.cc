@@ -45,7 +45,8 @@ int64_t PeakMemory() {
   return int64_t{1024} * usage.ru_maxrss;
 }
 
-// Rows of all ranks, in rank order: those of all parts of a batch, in order, where each rank gives its parts'. own: as many rows, of as many numbers, on all ranks.
+// Rows of all ranks, in rank order: those of all parts of a batch, in order, where each rank gives its parts'. own: as many rows, of as many numbers, on all
+// ranks.
 std::vector<std::vector<double>> Exchange(ProcessGroup& group, const std::vector<std::vector<double>>& own) {
   const size_t numbers = own.at(0).size();
   at::Tensor rows = at::empty({static_cast<int64_t>(own.size()), static_cast<int64_t>(numbers)}, at::kDouble);

@@ -114,7 +114,7 @@ class Trainer {
   };
   std::vector<at::Tensor> GatherStatistics(const Net& net);  // of all parts
   absl::Status AverageStatistics();                          // of all nets, at an epoch's end
-  std::vector<Net> nets_;  // the stage's own; the full-precision one of a guided pair or a distillation; its further students
+  std::vector<Net> nets_;                                    // the stage's own; the full-precision one of a guided pair or a distillation; its further students
   std::vector<StageNet> StageNets() const;
   std::unique_ptr<core::TrainStep> step_;  // one of the three
   std::unique_ptr<core::GuidedStep> guided_step_;

@@ -59,7 +59,8 @@ absl::Status Trainer::Load() {
   if (absl::Status status = LoadNets(); !status.ok()) return status;
   if (absl::Status status = LoadState(); !status.ok()) return status;
   for (Net& net : nets_) {
-    if (parts_.own_count() > 1) net.statistics.resize(static_cast<size_t>(parts_.own_count()), FlattenStatistics(*net.network));  // those that no checkpoint gave
+    if (parts_.own_count() > 1)
+      net.statistics.resize(static_cast<size_t>(parts_.own_count()), FlattenStatistics(*net.network));  // those that no checkpoint gave
   }
   return absl::OkStatus();
 }
@@ -200,7 +201,8 @@ absl::Status Trainer::Join() {
     if (!all[rank].equal(own)) return absl::InternalError(absl::StrCat(Where(), ": rank ", rank, " starts from other parameters than rank ", start_.rank()));
   }
   spdlog::info("{}: rank {} of {}{}, {} threads, numerics {}, starts from {}, parameters sha256 {}", Where(), start_.rank(), start_.world_size(),
-               parts_.fixed ? absl::StrCat(", shards ", parts_.own.begin, " to ", parts_.own.end - 1, " of ", parts_.count) : "", at::get_num_threads(), NumericsName(nets_[0].network->config()),
+               parts_.fixed ? absl::StrCat(", shards ", parts_.own.begin, " to ", parts_.own.end - 1, " of ", parts_.count) : "", at::get_num_threads(),
+               NumericsName(nets_[0].network->config()),
                !start_.resume_path().empty()   ? "a checkpoint of its own"
                : !start_.parent_path().empty() ? "its parent"
                : spec().has_initial_weights()  ? "initial weights"
@@ -217,8 +219,8 @@ absl::Status Trainer::MakeStep() {
                                                  start_.data_address(), group_->gpu());
     }
     ProcessGroup& group = net.group != nullptr ? *net.group : *group_;
-    net.gradients = parts_.fixed ? MakeFixedShardsAllreduce(net.network->parameters(), parts_.count, group)
-                                 : MakeGradientAllreduce(net.network->parameters(), group);
+    net.gradients =
+        parts_.fixed ? MakeFixedShardsAllreduce(net.network->parameters(), parts_.count, group) : MakeGradientAllreduce(net.network->parameters(), group);
   }
   const auto member = [](const Net& net) { return core::PairMember{net.network.get(), net.sgd.get(), net.gradients.get()}; };
   if (spec().has_distillation()) {

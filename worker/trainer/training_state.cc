@@ -299,8 +299,8 @@ std::string ParametersDigest(const std::vector<StageNet>& nets) {
 }
 
 std::string NumericProfile(const v1::StartTrainer& start) {
-  return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(), PartsOf(start).fixed ? "-shards" : "-ranks",
-                      PartsOf(start).count, "-libtorch", TORCH_VERSION, "-numerics", kNumericsVersion);
+  return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(),
+                      PartsOf(start).fixed ? "-shards" : "-ranks", PartsOf(start).count, "-libtorch", TORCH_VERSION, "-numerics", kNumericsVersion);
 }
 
 }  // namespace bitstair::trainer

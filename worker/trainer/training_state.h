@@ -32,7 +32,8 @@ struct Position {
   std::vector<core::Checkpoint::NetSums> students;  // further ones of a distillation
 };
 
-// The network's running statistics, which are those of one part of a batch (stage_config.h), as one float64 tensor, in the order of network.buffers(), and back.
+// The network's running statistics, which are those of one part of a batch (stage_config.h), as one float64 tensor, in the order of network.buffers(), and
+// back.
 at::Tensor FlattenStatistics(core::Network& network);
 void SetStatistics(const at::Tensor& flat, core::Network& network);
 
@@ -96,8 +97,8 @@ std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoin
 // SHA-256 over names, latent weights and momentum of all nets. Equal on all ranks at every step.
 std::string ParametersDigest(const std::vector<StageNet>& nets);
 
-// "cpu-AVX512-Float-threads1-ranks2-libtorch2.11.0-numerics3": runs under equal profiles give equal bits (DESIGN section 7). With fixed shards it has their number
-// in the place of the ranks'.
+// "cpu-AVX512-Float-threads1-ranks2-libtorch2.11.0-numerics3": runs under equal profiles give equal bits (DESIGN section 7). With fixed shards it has their
+// number in the place of the ranks'.
 std::string NumericProfile(const v1::StartTrainer& start);
 
 }  // namespace bitstair::trainer

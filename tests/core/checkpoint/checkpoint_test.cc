@@ -83,6 +83,7 @@ TEST_F(CheckpointTest, ComesBackAsItWasSaved) {
   EXPECT_EQ(loaded->step, 117);
   EXPECT_FALSE(loaded->final);
   EXPECT_EQ(loaded->world_size, 2);
+  EXPECT_EQ(loaded->shards, 0);
   EXPECT_EQ(loaded->epoch_loss_sum, sample.epoch_loss_sum);
   EXPECT_EQ(loaded->epoch_correct, 4321);
   EXPECT_FALSE(loaded->pair.has_value());
@@ -92,6 +93,19 @@ TEST_F(CheckpointTest, ComesBackAsItWasSaved) {
     EXPECT_TRUE(loaded->tensors.at(name).equal(tensor)) << name;
     EXPECT_EQ(loaded->tensors.at(name).scalar_type(), tensor.scalar_type()) << name;
   }
+}
+
+TEST_F(CheckpointTest, WithFixedShardsTheRanksAreNotInIt) {
+  Checkpoint sample = Sample();
+  sample.shards = 4;
+  const absl::StatusOr<SavedCheckpoint> two = SaveCheckpoint(folder_, sample, "cpu");
+  sample.world_size = 1;
+  const absl::StatusOr<SavedCheckpoint> one = SaveCheckpoint(folder_, sample, "cpu");
+  ASSERT_TRUE(two.ok() && one.ok());
+  EXPECT_EQ(one->sha256, two->sha256);
+  EXPECT_EQ(LoadCheckpoint(one->path)->shards, 4);
+  sample.shards = 0;
+  EXPECT_NE(SaveCheckpoint(folder_, sample, "cpu")->sha256, one->sha256);
 }
 
 TEST_F(CheckpointTest, BytesDependOnTheContentsAlone) {

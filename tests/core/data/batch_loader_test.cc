@@ -83,6 +83,27 @@ TEST(BatchLoaderTest, RanksShareTheGlobalBatchInOrder) {
   }
 }
 
+TEST(BatchLoaderTest, ShardsAreTheSameBatchesOnAnyNumberOfRanks) {
+  const ImageDataset data = Images(50, 3, 32);
+  BatchLoader one(data, {.shards = 4, .batch_size = 12, .augment = true});
+  const std::vector<Batch> expected = Epoch(one, 4, 1);
+  ASSERT_EQ(expected.size(), 3U * 4);
+  for (int rank = 0; rank < 2; ++rank) {
+    BatchLoader loader(data, {.rank = rank, .world_size = 2, .shards = 4, .batch_size = 12, .augment = true});
+    const std::vector<Batch> own = Epoch(loader, 4, 1);
+    ASSERT_EQ(own.size(), 3U * 2);
+    for (size_t i = 0; i < own.size(); ++i) {
+      const Batch& same = expected[i / 2 * 4 + static_cast<size_t>(rank) * 2 + i % 2];
+      EXPECT_TRUE(own[i].images.equal(same.images));
+      EXPECT_TRUE(own[i].labels.equal(same.labels));
+      EXPECT_EQ(own[i].index, static_cast<int64_t>(1 + i / 2));
+      EXPECT_EQ(own[i].position.batch, same.position.batch);
+      EXPECT_EQ(own[i].position.first_image, same.position.first_image);
+      EXPECT_EQ(own[i].position.first_image, static_cast<int64_t>(static_cast<size_t>(rank) * 6 + i % 2 * 3));
+    }
+  }
+}
+
 TEST(BatchLoaderTest, StartsAnywhereInTheEpoch) {
   const ImageDataset data = Images(64, 1, 28);
   BatchLoader loader(data, {.batch_size = 8, .augment = true});
@@ -141,6 +162,8 @@ TEST(BatchLoaderTest, CropAndFlipFollowTheDocument) {
 TEST(BatchLoaderTest, RefusesImpossibleOptions) {
   const ImageDataset data = Images(6, 1, 5);
   EXPECT_THROW(BatchLoader(data, {.world_size = 4, .batch_size = 6}), c10::Error);
+  EXPECT_THROW(BatchLoader(data, {.world_size = 2, .shards = 3, .batch_size = 6}), c10::Error);
+  EXPECT_THROW(BatchLoader(data, {.world_size = 2, .shards = 4, .batch_size = 6}), c10::Error);
   EXPECT_THROW(BatchLoader(data, {.rank = 2, .world_size = 2, .batch_size = 6}), c10::Error);
   EXPECT_THROW(BatchLoader(data, {.batch_size = 0}), c10::Error);
   BatchLoader small(data, {.batch_size = 8});

@@ -49,6 +49,32 @@ TEST(StageConfigTest, EachFaultIsFound) {
   EXPECT_EQ(with([](auto& s) { s.mutable_spec()->set_parent("W32A32"); }), kInvalid);
 }
 
+TEST(StageConfigTest, FixedShardsAllowTheRanksThatDivideThem) {
+  v1::StartTrainer start = Good();
+  v1::StageSpec& spec = *start.mutable_spec();
+  spec.set_min_ranks(1);
+  EXPECT_FALSE(CheckStart(start).ok()) << "the Reducer's result depends on the ranks";
+  spec.set_reduction(v1::REDUCTION_FIXED_SHARDS);
+  spec.set_ranks(4);
+  spec.set_shards(4);
+  EXPECT_TRUE(CheckStart(start).ok()) << CheckStart(start);
+  start.set_rank(1);
+  EXPECT_EQ(PartsOf(start).count, 4);
+  EXPECT_EQ(PartsOf(start).own, (ShardRange{2, 4}));
+  start.set_world_size(3);
+  EXPECT_FALSE(CheckStart(start).ok()) << "4 shards on 3 ranks";
+  start.set_world_size(8);
+  EXPECT_FALSE(CheckStart(start).ok()) << "more than ranks";
+  start.set_world_size(2);
+  spec.set_min_ranks(4);
+  EXPECT_FALSE(CheckStart(start).ok()) << "fewer than min_ranks";
+  spec.set_min_ranks(2);
+  spec.set_batch_size(6);
+  EXPECT_FALSE(CheckStart(start).ok()) << "a batch that 4 shards do not divide";
+  spec.set_shards(0);
+  EXPECT_FALSE(CheckStart(start).ok()) << "no shards";
+}
+
 TEST(StageConfigTest, EpochWordsOfAChainAreDistinct) {
   std::set<int64_t> words;
   for (const int weights : {32, 16, 8, 7, 4, 2, 1}) {
