@@ -35,8 +35,9 @@ std::optional<double> FullPrecisionTop1(const v1::Job& job, const v1::Stage& sta
 // One result of a job. {"job", "name", "state", "reason", "create_time", "end_time", "seconds", "stages": [...]}; a stage has "name", "weight_bits",
 // "activation_bits", "epochs" (planned), "epochs_done", "top1" and "top5" (test, last epoch, percent; null before the first), "drop" (top-1 below the
 // full-precision stage; null if unknown), "loss", "seconds", "images_per_second", "checkpoint_sha256" (newest complete one; "" if none), "state",
-// "reason", "parent", "gate" (where something is required of it), "expected_start_time", "expected_end_time" and "memory_bytes" (where known), "key", "attempts", "generation", "resumed_epoch", "resumed_step", "bit_exact", "placement".
-// details: adds "spec" and, to each stage, "progress" and "results" (one per epoch).
+// "reason", "parent", "gate" (where something is required of it), "expected_start_time", "expected_end_time" and "memory_bytes" (where known), "key",
+// "attempts", "generation", "resumed_epoch", "resumed_step", "bit_exact", "placement". details: adds "spec" and, to each stage, "progress" and "results" (one
+// per epoch).
 Json JobJson(const v1::Job& job, bool details);
 
 }  // namespace bitstair::client

@@ -63,7 +63,7 @@ std::string PlanText(const std::vector<server::PlannedStage>& stages) {
     rows.push_back({stage.name(), BitsText(stage), stage.parent().empty() ? "-" : stage.parent(), absl::StrCat(stage.epochs()), RateText(stage),
                     ScheduleText(stage), ActivationText(stage)});
     if (gates) {
-      rows.back().push_back(require.empty()                                   ? "-"
+      rows.back().push_back(require.empty()                            ? "-"
                             : on_gate_failure == v1::GATE_ACTION_GO_ON ? absl::StrCat(require, ", else goes on")
                                                                        : absl::StrCat(require, ", else stops"));
     }
@@ -85,12 +85,14 @@ std::string PreviewText(const v1::Job& job) {
     std::string where;
     for (const v1::RankPlacement& rank : stage.placement()) absl::StrAppend(&where, where.empty() ? "" : ", ", ShortName(rank.worker()));
     const bool done = stage.state() == v1::STAGE_STATE_SUCCEEDED;
-    rows.push_back({stage.spec().name(), BitsText(stage.spec()), stage.spec().parent().empty() ? "-" : stage.spec().parent(),
-                    absl::StrCat(stage.spec().epochs()),
-                    stage.shared_with().empty() ? "-" : absl::StrCat(done ? "done in " : "joins ", ShortName(JobOf(stage.shared_with()))),
-                    stage.memory_bytes() > 0 ? absl::StrFormat("%.0f MB", static_cast<double>(stage.memory_bytes()) / 1e6) : "-",
-                    stage.has_expected_start_time() ? time(stage.expected_start_time()) : "-",
-                    stage.has_expected_end_time() ? time(stage.expected_end_time()) : "-", !where.empty() ? where : stage.reason().empty() ? "-" : stage.reason()});
+    rows.push_back(
+        {stage.spec().name(), BitsText(stage.spec()), stage.spec().parent().empty() ? "-" : stage.spec().parent(), absl::StrCat(stage.spec().epochs()),
+         stage.shared_with().empty() ? "-" : absl::StrCat(done ? "done in " : "joins ", ShortName(JobOf(stage.shared_with()))),
+         stage.memory_bytes() > 0 ? absl::StrFormat("%.0f MB", static_cast<double>(stage.memory_bytes()) / 1e6) : "-",
+         stage.has_expected_start_time() ? time(stage.expected_start_time()) : "-", stage.has_expected_end_time() ? time(stage.expected_end_time()) : "-",
+         !where.empty()           ? where
+         : stage.reason().empty() ? "-"
+                                  : stage.reason()});
   }
   using enum Align;
   std::string text = Table({"stage", "bits W/A", "parent", "epochs", "shared", "memory", "start (UTC)", "end (UTC)", "ranks on, or what it waits for"},

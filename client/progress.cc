@@ -250,7 +250,8 @@ std::string Progress::OnChange(const v1::WatchJobResponse& change) {
   } else if (change.has_event()) {
     const v1::Event& event = change.event();
     // The rest of the events is visible in the job's own changes.
-    if (event.type() == "AttemptFailed" || event.type() == "StageShared" || event.type() == "GateReached" || event.type() == "GateMissed") lines = absl::StrCat(ShortName(event.stage()), ": ", event.message(), "\n");
+    if (event.type() == "AttemptFailed" || event.type() == "StageShared" || event.type() == "GateReached" || event.type() == "GateMissed")
+      lines = absl::StrCat(ShortName(event.stage()), ": ", event.message(), "\n");
   }
   const std::string erased = Erase();
   return erased + Harmless(lines) + Draw();

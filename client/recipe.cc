@@ -187,7 +187,8 @@ class Filler {
     for (const auto& [key, value] : node.entries) {
       const std::string entry_path = absl::StrCat(path, "[\"", key.text, "\"]");
       if (value.kind != YamlNode::Kind::kSequence) {
-        Fault(value.kind == YamlNode::Kind::kNull ? key : value, absl::StrCat(Printable(entry_path), ": expected a list such as [1, 2], found ", KindOf(value)));
+        Fault(value.kind == YamlNode::Kind::kNull ? key : value,
+              absl::StrCat(Printable(entry_path), ": expected a list such as [1, 2], found ", KindOf(value)));
         continue;
       }
       Mark(entry_path, key);

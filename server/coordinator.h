@@ -69,7 +69,7 @@ class Coordinator {
     absl::Duration resolve_interval = absl::Seconds(10);  // how often workers are asked again for data that nobody offers
     absl::Duration metrics_retention = absl::Minutes(5);
     absl::Duration retention = absl::InfiniteDuration();  // checkpoints of jobs that ended longer ago are collected, unless pinned
-    scheduling::Scheduler scheduler;  // with its settings and queues, and nothing else
+    scheduling::Scheduler scheduler;                      // with its settings and queues, and nothing else
     // The store failed: nothing can be made durable any more. Called once, on the strand.
     std::function<void(absl::Status)> on_fatal;
   };

@@ -136,9 +136,8 @@ v1::Job Coordinator::Preview(const v1::JobSpec& spec) {
         return digest.empty() ? absl::InfiniteFuture() : placements.count(name) > 0 ? now : scheduler.ExpectedStart(name, now);
       },
       now, &view);
-  if (!view.has_expected_end_time() && !digest.empty() && !std::all_of(stages.begin(), stages.end(), [](const Stage* stage) {
-        return IsEnded(stage->record.state());
-      })) {
+  if (!view.has_expected_end_time() && !digest.empty() &&
+      !std::all_of(stages.begin(), stages.end(), [](const Stage* stage) { return IsEnded(stage->record.state()); })) {
     view.add_notes("the end is not known: such a training was not measured here yet, or it cannot start");
   }
   return view;

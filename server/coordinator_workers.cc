@@ -322,9 +322,7 @@ void Coordinator::OnAttemptMessage(WorkerEntry* worker, v1::WorkerMessage messag
     case v1::WorkerMessage::kEpochDone: {
       if (!owns(0) || !IsFinite(message.epoch_done().result())) return;
       v1::EpochResult result = WithSensibleLayers(std::move(*message.mutable_epoch_done()->mutable_result()));
-      ForJobsOf(stage, [&](JobEntry* entry, int link) {
-        metrics_->SetEpoch(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), result);
-      });
+      ForJobsOf(stage, [&](JobEntry* entry, int link) { metrics_->SetEpoch(entry->job->record.job_id(), entry->job->record.job_stages(link).name(), result); });
       return Handle(EpochFinished{name, generation, std::move(result)});
     }
     case v1::WorkerMessage::kCheckpointUploaded: {

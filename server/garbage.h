@@ -16,8 +16,8 @@ namespace bitstair::server {
 inline constexpr absl::Duration kUnreferencedKept = absl::Hours(1);
 inline constexpr absl::Duration kPartialKept = absl::Hours(24);
 
-// Checkpoints by reference: whose they are, and whether they may go. A stage's newest checkpoint is kept as long as one of its jobs has not ended, is pinned, or
-// ended at or after `ended_before` (InfinitePast: always).
+// Checkpoints by reference: whose they are, and whether they may go. A stage's newest checkpoint is kept as long as one of its jobs has not ended, is pinned,
+// or ended at or after `ended_before` (InfinitePast: always).
 struct References {
   std::map<std::string, std::string> kept;       // sha256 -> stage
   std::map<std::string, std::string> droppable;  // likewise; in kept of no other stage

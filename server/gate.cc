@@ -67,8 +67,7 @@ bool IsReached(const Gate& gate, double value) {
 
 GateOutcome Judge(const Gate& gate, std::optional<double> value) {
   GateOutcome outcome{value.has_value() && IsReached(gate, *value), "", value.has_value() ? absl::StrFormat("%.4g", *value) : "unknown"};
-  outcome.text =
-      absl::StrFormat("%s %s %s %g: %s", gate.metric, outcome.value, gate.at_most ? "<=" : ">=", gate.bound, outcome.reached ? "reached" : "missed");
+  outcome.text = absl::StrFormat("%s %s %s %g: %s", gate.metric, outcome.value, gate.at_most ? "<=" : ">=", gate.bound, outcome.reached ? "reached" : "missed");
   return outcome;
 }
 

@@ -347,9 +347,8 @@ class Resolver {
   bool NothingQuantized() const { return !(spec_.widths().empty() && spec_.stages().empty()) && !HasQuantizedStages(spec_); }
   // Whether stages with quantised weights alone are trained with ReLU.
   bool HasReluStages() const {
-    const bool weights_alone = spec_.two_stage() || std::any_of(spec_.stages().begin(), spec_.stages().end(), [](const auto& stage) {
-                                 return stage.activation_bits() == 32 && stage.weight_bits() < 32;
-                               });
+    const bool weights_alone = spec_.two_stage() || std::any_of(spec_.stages().begin(), spec_.stages().end(),
+                                                                [](const auto& stage) { return stage.activation_bits() == 32 && stage.weight_bits() < 32; });
     return weights_alone && spec_.two_stage_activation() == v1::ACTIVATION_FUNCTION_RELU;
   }
 

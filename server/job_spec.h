@@ -13,9 +13,9 @@ namespace bitstair::server {
 // Errors: one InvalidFields status (proto/status.h) that lists every fault, each with its proto path within JobSpec ("widths[2]", "pretrain.epochs").
 // `pretrain` is required exactly if 32 is among the widths, `quantized` exactly if a lower width is. step_gamma is written out for STEP schedules only.
 // `guided` is refused where its full-precision net would have no stage to start from, or no clip (two_stage_activation: relu).
-// In place of widths, `stages` are checked and written out (server/stage_graph.h). Of a sweep each variant is checked, and only what is the job's is written out:
-// the rest are defaults of each variant (server/sweep.h).
-// nesterov defaults to false where momentum is given as 0. data.path must be absolute: a client makes it so before it submits.
+// In place of widths, `stages` are checked and written out (server/stage_graph.h). Of a sweep each variant is checked, and only what is the job's is written
+// out: the rest are defaults of each variant (server/sweep.h). nesterov defaults to false where momentum is given as 0. data.path must be absolute: a client
+// makes it so before it submits.
 absl::StatusOr<v1::JobSpec> ResolveJobSpec(v1::JobSpec spec);
 
 // How many stages a resolved spec's quantised widths make: one each, or with two_stage two each.

@@ -37,8 +37,8 @@ struct Described {
 };
 // As StageGauge.
 constexpr std::array<Described, kStageGauges> kStageGaugeNames{{
-    {"bitstair_stage_weight_bits", "Bits of the stage's weights; 32: full precision."},
-    {"bitstair_stage_activation_bits", "Bits of the stage's activations; 32: not quantised."},
+    {"bitstair_stage_weight_width", "Bits of the stage's weights; 32: full precision."},
+    {"bitstair_stage_activation_width", "Bits of the stage's activations; 32: not quantised."},
     {"bitstair_stage_epoch", "Epoch that a running stage is in."},
     {"bitstair_stage_epochs", "Epochs that the stage is trained."},
     {"bitstair_stage_loss", "Mean training loss of the present epoch so far."},
@@ -102,14 +102,15 @@ Metrics::Metrics(const std::string& version)
       commit_seconds_(
           Histograms(*registry_, "bitstair_store_transaction_duration_seconds", "Duration of the job store's transactions; one may hold several commits.")
               .Add({}, ShortTimes())),
-      decision_seconds_(Histograms(*registry_, "bitstair_scheduler_decision_duration_seconds", "Time that one decision of the scheduler took.")
-                            .Add({}, ShortTimes())),
+      decision_seconds_(
+          Histograms(*registry_, "bitstair_scheduler_decision_duration_seconds", "Time that one decision of the scheduler took.").Add({}, ShortTimes())),
       queue_wait_(Histograms(*registry_, "bitstair_stage_queue_wait_seconds", "Time from a stage's being ready to its start.").Add({}, LongTimes())),
-      time_to_start_(
-          Histograms(*registry_, "bitstair_job_time_to_start_seconds", "Time from a job's creation to the first start of a stage that it needs.").Add({}, LongTimes())),
-      estimate_error_(Histograms(*registry_, "bitstair_stage_duration_estimate_error_ratio",
-                                 "How far off the time was that a stage was to take when it started: |predicted - taken| / taken, of stages done in one attempt.")
-                          .Add({}, Buckets{0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5})),
+      time_to_start_(Histograms(*registry_, "bitstair_job_time_to_start_seconds", "Time from a job's creation to the first start of a stage that it needs.")
+                         .Add({}, LongTimes())),
+      estimate_error_(
+          Histograms(*registry_, "bitstair_stage_duration_estimate_error_ratio",
+                     "Difference between the time that a stage was to take when it started and the time it took, over the latter; of stages done in one attempt.")
+              .Add({}, Buckets{0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5})),
       jobs_(Gauges(*registry_, "bitstair_jobs", "Jobs by state.")),
       stages_(Gauges(*registry_, "bitstair_stages", "Stages by state.")),
       waiting_(Gauges(*registry_, "bitstair_waiting_stages", "Stages that are ready but do not run, by what they wait for.")),
@@ -117,7 +118,7 @@ Metrics::Metrics(const std::string& version)
       cordoned_(Gauges(*registry_, "bitstair_cordoned_workers", "Workers that get no new stages.").Add({})),
       slots_(Gauges(*registry_, "bitstair_slots", "Slots of connected workers, free or busy.")),
       disk_size_(Gauges(*registry_, "bitstair_disk_size_bytes", "Size of the file system of the coordinator's state folder.").Add({})),
-      disk_free_(Gauges(*registry_, "bitstair_disk_free_bytes", "What of it is free to use.").Add({})),
+      disk_free_(Gauges(*registry_, "bitstair_disk_free_bytes", "Free bytes of the file system of the coordinator's state folder.").Add({})),
       stage_step_seconds_(Gauges(*registry_, "bitstair_stage_step_seconds",
                                  "Where the time of the last whole epoch's steps went in rank 0's training thread, by part, in sum.")) {
   for (const Described& gauge : kStageGaugeNames) stage_gauges_.push_back(&Gauges(*registry_, gauge.name, gauge.help));
@@ -209,8 +210,7 @@ void Metrics::Set(const std::string& job, const std::string& stage, const std::v
 
 void Metrics::SetStage(const std::string& job, const std::string& stage, const v1::StageSpec& spec) {
   absl::MutexLock lock(&mutex_);
-  Set(job, stage,
-      {{StageGauge::kWeightBits, spec.weight_bits()}, {StageGauge::kActivationBits, spec.activation_bits()}, {StageGauge::kEpochs, spec.epochs()}});
+  Set(job, stage, {{StageGauge::kWeightBits, spec.weight_bits()}, {StageGauge::kActivationBits, spec.activation_bits()}, {StageGauge::kEpochs, spec.epochs()}});
 }
 
 void Metrics::SetProgress(const std::string& job, const std::string& stage, const v1::StageProgress& progress) {

@@ -44,7 +44,8 @@ class PhaseResolver {
       return;
     }
     if (!phase_.has_step_gamma()) phase_.set_step_gamma(0.1);
-    if (!(phase_.step_gamma() > 0 && phase_.step_gamma() <= 1)) Fault("step_gamma", absl::StrCat("is ", phase_.step_gamma(), "; must be above 0 and at most 1"));
+    if (!(phase_.step_gamma() > 0 && phase_.step_gamma() <= 1))
+      Fault("step_gamma", absl::StrCat("is ", phase_.step_gamma(), "; must be above 0 and at most 1"));
     if (phase_.step_epochs().empty()) Fault("step_epochs", "is required with learning_rate_schedule: step");
     if (phase_.step_epochs_size() > kMaxStepEpochs) Fault("step_epochs", absl::StrCat("has more than ", kMaxStepEpochs, " entries"));
     for (int i = 0; i < phase_.step_epochs_size() && i < kMaxStepEpochs; ++i) {

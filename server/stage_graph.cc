@@ -23,8 +23,8 @@ bool IsWidth(int bits) {
 
 bool IsStageName(const std::string& name) {
   return name.size() <= 40 && name != "." && name != ".." && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
-  });
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+         });
 }
 
 class GraphResolver {
@@ -107,8 +107,8 @@ class GraphResolver {
       }
       const v1::StageRecipe& from = spec_.stages(parent);
       if (stage.weight_bits() > from.weight_bits() || stage.activation_bits() > from.activation_bits()) {
-        Fault(Path(i) + ".parent", absl::StrCat("is ", from.name(), " with ", from.weight_bits(), "/", from.activation_bits(), " bits; ", stage.name(), " with ",
-                                                stage.weight_bits(), "/", stage.activation_bits(), " must not have more"));
+        Fault(Path(i) + ".parent", absl::StrCat("is ", from.name(), " with ", from.weight_bits(), "/", from.activation_bits(), " bits; ", stage.name(),
+                                                " with ", stage.weight_bits(), "/", stage.activation_bits(), " must not have more"));
       }
       std::vector<std::string> way{stage.name()};
       int at = parent;

@@ -118,8 +118,9 @@ struct WorkerLost {
 };
 struct Ticked {};  // deadlines
 
-using Event = std::variant<DataResolved, DataRejected, CancelRequested, PauseRequested, ResumeRequested, RetryRequested, PriorityChanged, PinChanged, StopRequested,
-                           Placed, RankRan, RendezvousOpened, EpochFinished, CheckpointStored, RankEnded, WorkerUnreachable, WorkerBack, WorkerLost, Ticked>;
+using Event =
+    std::variant<DataResolved, DataRejected, CancelRequested, PauseRequested, ResumeRequested, RetryRequested, PriorityChanged, PinChanged, StopRequested,
+                 Placed, RankRan, RendezvousOpened, EpochFinished, CheckpointStored, RankEnded, WorkerUnreachable, WorkerBack, WorkerLost, Ticked>;
 
 // Actions, to be run after the commit of what the same outcome stores.
 struct SendToWorker {

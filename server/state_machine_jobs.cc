@@ -37,9 +37,7 @@ std::vector<std::string> WhyGivenUp(const records::JobRecord& job) {
     const auto parent = failed.find(link.parent());
     const std::string origin = link.state() == v1::STAGE_STATE_FAILED ? link.name() : parent != failed.end() ? parent->second : "";
     if (!origin.empty()) failed[link.name()] = origin;
-    why.push_back(!origin.empty()                                  ? absl::StrCat("stage ", origin, " failed")
-                  : job.state() == v1::JOB_STATE_CANCELLING ? "the job was cancelled"
-                                                            : "");
+    why.push_back(!origin.empty() ? absl::StrCat("stage ", origin, " failed") : job.state() == v1::JOB_STATE_CANCELLING ? "the job was cancelled" : "");
   }
   return why;
 }

@@ -26,10 +26,9 @@ using google::protobuf::Value;
 
 // Top-level fields that are the job's. The data set's digest and the initial weights' are one per job, too.
 const std::set<std::string>& JobFields() {
-  static const auto* const fields = new std::set<std::string>{"name",        "ranks",    "min_ranks", "checkpoint",      "max_attempts", "environment",
-                                                              "share",       "priority", "queue",     "preemptible",     "labels",       "placement",
-                                                              "sweep",       "require",  "stages",    "on_gate_failure", "initial_weights",
-                                                              "data.name",   "data.path"};
+  static const auto* const fields = new std::set<std::string>{
+      "name",   "ranks",     "min_ranks", "checkpoint", "max_attempts", "environment",     "share",           "priority",  "queue",    "preemptible",
+      "labels", "placement", "sweep",     "require",    "stages",       "on_gate_failure", "initial_weights", "data.name", "data.path"};
   return *fields;
 }
 

@@ -18,8 +18,8 @@ struct Variant {
   std::vector<std::pair<std::string, int>> choices;
 };
 
-// Every combination, the last field's values fastest; fields in the order of their names. Faults are added with their paths (sweep["seed"][1]); then the result is
-// empty. A spec without sweep is its own one variant.
+// Every combination, the last field's values fastest; fields in the order of their names. Faults are added with their paths (sweep["seed"][1]); then the result
+// is empty. A spec without sweep is its own one variant.
 std::vector<Variant> ExpandSweep(const v1::JobSpec& spec, std::vector<FieldViolation>* faults);
 
 // A value for people and in names: "lambda-10", "widths-32-4", "guided-none".

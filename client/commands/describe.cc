@@ -42,8 +42,9 @@ std::string StageTable(const v1::Job& job) {
     }
     std::string why = stage.reason();
     if (!stage.gate().empty()) absl::StrAppend(&why, why.empty() ? "" : "; ", stage.gate());
-    rows.push_back({ShortName(stage.name()), stage.spec().parent().empty() ? "-" : stage.spec().parent(), StateWord(stage.state()), absl::StrCat(stage.epochs_size(), "/", stage.spec().epochs()),
-                    absl::StrCat(stage.attempts()), absl::StrCat(stage.generation()), stage.key().substr(0, 12), TrainingOf(stage), where.empty() ? "-" : where,
+    rows.push_back({ShortName(stage.name()), stage.spec().parent().empty() ? "-" : stage.spec().parent(), StateWord(stage.state()),
+                    absl::StrCat(stage.epochs_size(), "/", stage.spec().epochs()), absl::StrCat(stage.attempts()), absl::StrCat(stage.generation()),
+                    stage.key().substr(0, 12), TrainingOf(stage), where.empty() ? "-" : where,
                     stage.has_expected_end_time() ? Clock(stage.expected_end_time()) : "-", why});
   }
   using enum Align;
@@ -54,8 +55,7 @@ std::string StageTable(const v1::Job& job) {
 std::string EventTable(const std::vector<v1::Event>& events) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::Event& event : events) {
-    rows.push_back(
-        {Clock(event.time()), event.stage().empty() ? "-" : ShortName(event.stage()), event.type(), event.message()});
+    rows.push_back({Clock(event.time()), event.stage().empty() ? "-" : ShortName(event.stage()), event.type(), event.message()});
   }
   using enum Align;
   return Table({"time (UTC)", "stage", "event", "message"}, {kLeft, kLeft, kLeft, kLeft}, rows);

@@ -111,7 +111,11 @@ void RegisterReport(CLI::App& app, int& exit_code) {
 
   auto compare = std::make_shared<ReportArguments>();
   command = app.add_subcommand("compare", "Show the accuracies of jobs side by side");
-  command->add_option("job", compare->jobs, "The jobs; the first is what the others are compared with")->type_name("JOB")->required()->expected(2, 8)->check(kIsJob);
+  command->add_option("job", compare->jobs, "The jobs; the first is what the others are compared with")
+      ->type_name("JOB")
+      ->required()
+      ->expected(2, 8)
+      ->check(kIsJob);
   AddOutput(*command, compare->output, {"table", "json", "yaml"});
   AddCoordinator(*command, compare->coordinator);
   command->footer("Examples:\n  bitstair compare smoke-3f2a smoke-77b1");

@@ -31,9 +31,10 @@ pre { background: var(--box); padding: 12px; overflow-x: auto; font-size: .85rem
 }  // namespace
 
 std::string Page(const std::string& title, const std::string& body) {
-  return absl::StrCat("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-                      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\"><title>",
-                      Escape(title), "</title><style>", kStyle, "</style></head>\n<body>\n", body, "</body></html>\n");
+  return absl::StrCat(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\"><title>",
+      Escape(title), "</title><style>", kStyle, "</style></head>\n<body>\n", body, "</body></html>\n");
 }
 
 }  // namespace bitstair::client

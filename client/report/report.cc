@@ -72,7 +72,8 @@ std::string Staircase(const std::vector<ReportedJob>& jobs) {
     for (const v1::Stage* leaf : Leaves(reported.job)) {
       Line line{absl::StrCat(jobs.size() > 1 ? reported.job.spec().name() + " " : "", leaf->spec().name()), {}, static_cast<int>(plot.lines.size()), false};
       for (const v1::Stage* stage : Path(reported.job, *leaf)) {
-        if (const auto* last = Last(*stage)) line.points.emplace_back(place[{-stage->spec().weight_bits(), -stage->spec().activation_bits()}], last->test_top1());
+        if (const auto* last = Last(*stage))
+          line.points.emplace_back(place[{-stage->spec().weight_bits(), -stage->spec().activation_bits()}], last->test_top1());
       }
       plot.lines.push_back(std::move(line));
     }
@@ -82,7 +83,8 @@ std::string Staircase(const std::vector<ReportedJob>& jobs) {
 
 std::string ResultsTable(const std::vector<ReportedJob>& jobs) {
   std::string out =
-      "<div class=\"scroll\"><table id=\"results\"><thead><tr><th>job</th><th class=\"text\">stage</th><th>bits W/A</th><th>epochs</th><th>top-1</th><th>top-5</th>"
+      "<div class=\"scroll\"><table id=\"results\"><thead><tr><th>job</th><th class=\"text\">stage</th><th>bits "
+      "W/A</th><th>epochs</th><th>top-1</th><th>top-5</th>"
       "<th>against full precision</th><th>train loss</th><th>time</th><th class=\"text\">training of</th></tr></thead><tbody>";
   for (const ReportedJob& reported : jobs) {
     for (const v1::Stage& stage : reported.job.stages()) {
@@ -140,7 +142,9 @@ std::string Curves(const v1::Job& job, const std::string& prefix) {
 }
 
 std::string StepTimes(const v1::Job& job, const std::string& id) {
-  SharePlot plot{"Where the time of a training step goes, in rank 0", {"conv_forward", "conv_backward", "elementwise", "weights", "optimiser", "all_reduce", "data", "other"}, {}};
+  SharePlot plot{"Where the time of a training step goes, in rank 0",
+                 {"conv_forward", "conv_backward", "elementwise", "weights", "optimiser", "all_reduce", "data", "other"},
+                 {}};
   for (const v1::Stage& stage : job.stages()) {
     const v1::EpochResult* last = Last(stage);
     if (last == nullptr || last->step_seconds().empty()) continue;
@@ -180,14 +184,16 @@ std::string Layers(const std::vector<v1::StageMetrics>& metrics, const std::stri
 }
 
 std::string Reproduce(const v1::Job& job, const std::string& id, const std::string& version) {
-  std::string text = absl::StrCat("<section id=\"", id, "\"><h3>How to reproduce it</h3><p>The recipe with all defaults; <code>bitstair run recipe.yaml</code>.</p><pre>",
-                                  Escape(Dump(ToJson(job.spec(), EnumWords::kRecipe), "yaml")), "</pre><div class=\"scroll\"><table><thead><tr><th>stage</th>",
-                                  "<th class=\"text\">key</th><th class=\"text\">checkpoint (SHA-256)</th><th>bit exact</th></tr></thead><tbody>");
+  std::string text =
+      absl::StrCat("<section id=\"", id, "\"><h3>How to reproduce it</h3><p>The recipe with all defaults; <code>bitstair run recipe.yaml</code>.</p><pre>",
+                   Escape(Dump(ToJson(job.spec(), EnumWords::kRecipe), "yaml")), "</pre><div class=\"scroll\"><table><thead><tr><th>stage</th>",
+                   "<th class=\"text\">key</th><th class=\"text\">checkpoint (SHA-256)</th><th>bit exact</th></tr></thead><tbody>");
   std::set<std::string> digests;
   for (const v1::Stage& stage : job.stages()) {
     if (!stage.spec().data_digest().empty()) digests.insert(stage.spec().data_digest());
-    absl::StrAppend(&text, "<tr><td>", Escape(stage.spec().name()), "</td><td class=\"text\"><code>", Escape(stage.key()), "</code></td><td class=\"text\"><code>",
-                    Escape(stage.checkpoint().sha256()), "</code></td><td>", stage.bit_exact() ? "yes" : "no", "</td></tr>");
+    absl::StrAppend(&text, "<tr><td>", Escape(stage.spec().name()), "</td><td class=\"text\"><code>", Escape(stage.key()),
+                    "</code></td><td class=\"text\"><code>", Escape(stage.checkpoint().sha256()), "</code></td><td>", stage.bit_exact() ? "yes" : "no",
+                    "</td></tr>");
   }
   return absl::StrCat(text, "</tbody></table></div><p class=\"sub\">Data set digest ", Escape(absl::StrJoin(digests, ", ")), "; page written by bitstair ",
                       Escape(version), "</p></section>");
@@ -199,14 +205,15 @@ std::string ReportPage(const std::vector<ReportedJob>& jobs, const std::string& 
   std::vector<std::string> names;
   for (const ReportedJob& reported : jobs) names.push_back(ShortName(reported.job.name()));
   const std::string title = absl::StrCat("Bitstair: ", absl::StrJoin(names, ", "));
-  std::string body = absl::StrCat("<header><h1>", Escape(title), "</h1></header>\n<div class=\"plots\">", Staircase(jobs), "</div>\n", ResultsTable(jobs), "\n");
+  std::string body =
+      absl::StrCat("<header><h1>", Escape(title), "</h1></header>\n<div class=\"plots\">", Staircase(jobs), "</div>\n", ResultsTable(jobs), "\n");
   for (size_t i = 0; i < jobs.size(); ++i) {
     const v1::Job& job = jobs[i].job;
     const std::string prefix = absl::StrCat("job-", i, "-");
     absl::StrAppend(&body, "<h2>", Escape(names[i]), "</h2><p class=\"sub\">", Escape(job.spec().network()), " on ", Escape(job.spec().data().name()),
                     Escape(job.spec().data().path()), ", ", StateWord(job.state()), job.reason().empty() ? "" : ": ", Escape(job.reason()), "</p>\n",
-                    Graph(job, prefix + "graph"), "<div class=\"plots\">", Curves(job, prefix), StepTimes(job, prefix + "steps"), Layers(jobs[i].metrics, prefix),
-                    "</div>\n", Reproduce(job, prefix + "reproduce", version), "\n");
+                    Graph(job, prefix + "graph"), "<div class=\"plots\">", Curves(job, prefix), StepTimes(job, prefix + "steps"),
+                    Layers(jobs[i].metrics, prefix), "</div>\n", Reproduce(job, prefix + "reproduce", version), "\n");
   }
   return Page(title, body);
 }

@@ -16,8 +16,8 @@ constexpr double kWidth = 560, kHeight = 280;
 constexpr double kLeft = 56, kRight = 12, kTop = 12, kBottom = 44;
 
 std::string Open(double width, double height, const std::string& title, const std::string& id) {
-  return absl::StrFormat("<figure id=\"%s\"><figcaption>%s</figcaption><svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">", Escape(id), Escape(title),
-                         width, height, Escape(title));
+  return absl::StrFormat("<figure id=\"%s\"><figcaption>%s</figcaption><svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">", Escape(id),
+                         Escape(title), width, height, Escape(title));
 }
 
 std::string Text(double x, double y, const std::string& text, const char* anchor = "middle", const char* extra = "") {
@@ -73,7 +73,8 @@ class Axes {
     }
     for (const auto& [value, name] : plot_.x_marks) out += XMark(value, name);
     out += Text((kLeft + kWidth - kRight) / 2, kHeight - 6, plot_.x_label);
-    out += Text(14, (kTop + kHeight - kBottom) / 2, plot_.y_label, "middle", absl::StrFormat("transform=\"rotate(-90 14 %.1f)\"", (kTop + kHeight - kBottom) / 2).c_str());
+    out += Text(14, (kTop + kHeight - kBottom) / 2, plot_.y_label, "middle",
+                absl::StrFormat("transform=\"rotate(-90 14 %.1f)\"", (kTop + kHeight - kBottom) / 2).c_str());
     return out;
   }
 
@@ -173,8 +174,8 @@ std::string Svg(const SharePlot& plot, const std::string& id) {
     double x = kNames;
     for (size_t i = 0; i < shares.size(); ++i) {
       const double width = std::clamp(std::isfinite(shares[i]) ? shares[i] : 0.0, 0.0, 1.0) * (kWidth - kNames - kRight);
-      absl::StrAppendFormat(&out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"><title>%s, %s: %.1f %%</title></rect>", x, y, width, kRow - 6,
-                            Colour(static_cast<int>(i)), Escape(name), Escape(i < plot.parts.size() ? plot.parts[i] : ""), 100 * shares[i]);
+      absl::StrAppendFormat(&out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"><title>%s, %s: %.1f %%</title></rect>", x, y, width,
+                            kRow - 6, Colour(static_cast<int>(i)), Escape(name), Escape(i < plot.parts.size() ? plot.parts[i] : ""), 100 * shares[i]);
       x += width;
     }
   }
@@ -204,12 +205,15 @@ std::string Svg(const GraphPlot& plot, const std::string& id) {
   for (const GraphPlot::Box& box : plot.boxes) {
     if (places.count(box.parent) > 0) {
       const double x1 = left(box.parent) + kBoxWidth, y1 = top(box.parent) + kBoxHeight / 2, x2 = left(box.name), y2 = top(box.name) + kBoxHeight / 2;
-      absl::StrAppendFormat(&out, "<path class=\"edge\" d=\"M%.1f %.1fC%.1f %.1f %.1f %.1f %.1f %.1f\"/>", x1, y1, x1 + kGapX / 2, y1, x2 - kGapX / 2, y2, x2, y2);
+      absl::StrAppendFormat(&out, "<path class=\"edge\" d=\"M%.1f %.1fC%.1f %.1f %.1f %.1f %.1f %.1f\"/>", x1, y1, x1 + kGapX / 2, y1, x2 - kGapX / 2, y2, x2,
+                            y2);
     }
     absl::StrAppendFormat(&out, "<g class=\"box%s%s\"><rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" rx=\"6\"/>", box.shared ? " shared" : "",
                           box.good ? "" : " bad", left(box.name), top(box.name), kBoxWidth, kBoxHeight);
-    out += Text(left(box.name) + kBoxWidth / 2, top(box.name) + 18, box.name.size() > 26 ? box.name.substr(0, 25) + "." : box.name, "middle", "class=\"strong\"");
-    for (size_t i = 0; i < box.lines.size() && i < 2; ++i) out += Text(left(box.name) + kBoxWidth / 2, top(box.name) + 35 + 15 * static_cast<double>(i), box.lines[i]);
+    out +=
+        Text(left(box.name) + kBoxWidth / 2, top(box.name) + 18, box.name.size() > 26 ? box.name.substr(0, 25) + "." : box.name, "middle", "class=\"strong\"");
+    for (size_t i = 0; i < box.lines.size() && i < 2; ++i)
+      out += Text(left(box.name) + kBoxWidth / 2, top(box.name) + 35 + 15 * static_cast<double>(i), box.lines[i]);
     out += "</g>";
   }
   return out + "</svg></figure>";

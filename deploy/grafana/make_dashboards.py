@@ -95,7 +95,7 @@ def job():
     of_job = '{job="$job"}'
     return dashboard('bitstair-job', 'Bitstair: job', 'One job: the staircase of bit-widths and what each stage does. Series stay for 5 minutes after the job has ended.', [
         panel('timeseries', 'The staircase', 'Bits of weights and of activations of each stage, from its start on.', 'none',
-              [(f'bitstair_stage_weight_bits{of_job}', '{{stage}} weights'), (f'bitstair_stage_activation_bits{of_job}', '{{stage}} activations')], 12, 9,
+              [(f'bitstair_stage_weight_width{of_job}', '{{stage}} weights'), (f'bitstair_stage_activation_width{of_job}', '{{stage}} activations')], 12, 9,
               interpolation='stepAfter', fill=0, minimum=0, maximum=32),
         panel('timeseries', 'Accuracy', 'Top-1 on the test images after each epoch; dotted lines of pairs: the full-precision net.', 'percentunit',
               [(f'bitstair_stage_test_top1_ratio{of_job}', '{{stage}}'), (f'bitstair_stage_teacher_top1_ratio{of_job}', '{{stage}} full precision')], 12, 9, fill=0),
@@ -115,7 +115,7 @@ def job():
               [(f'time() - bitstair_stage_checkpoint_timestamp_seconds{of_job}', '{{stage}}')], 8, 8, fill=0, minimum=0),
         panel('timeseries', 'Size of the checkpoint', 'Of the newest one.', 'bytes', [(f'bitstair_stage_checkpoint_bytes{of_job}', '{{stage}}')], 8, 8, fill=0, minimum=0),
         panel('timeseries', 'Memory', 'Greatest resident memory of rank 0.', 'bytes', [(f'bitstair_stage_memory_bytes{of_job}', '{{stage}}')], 8, 8, fill=0, minimum=0),
-    ], [query_variable('job', 'Job', 'label_values(bitstair_stage_weight_bits, job)')])
+    ], [query_variable('job', 'Job', 'label_values(bitstair_stage_weight_width, job)')])
 
 
 def scheduler():

@@ -45,8 +45,8 @@ class HttpServer::Route final : public CivetHandler {
 
  private:
   static bool Send(mg_connection* connection, const HttpAnswer& answer) {
-    mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\nX-Content-Type-Options: nosniff\r\n\r\n", answer.status,
-              mg_get_response_code_text(connection, answer.status), answer.content_type.c_str(), answer.body.size());
+    mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\nX-Content-Type-Options: nosniff\r\n\r\n",
+              answer.status, mg_get_response_code_text(connection, answer.status), answer.content_type.c_str(), answer.body.size());
     mg_write(connection, answer.body.data(), answer.body.size());
     return true;
   }

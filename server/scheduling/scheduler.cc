@@ -274,11 +274,11 @@ WaitingCounts Scheduler::CountWaiting() const {
   for (const auto& [key, stage] : state_.index) {  // in any order: it is a sum
     const StageState& waiting = state_.stages[stage];
     if (waiting.running) continue;
-    ++(waiting.delayed                             ? counts.delayed
-       : waiting.outcome == Outcome::kYields       ? counts.yields
-       : waiting.outcome == Outcome::kOverQuota    ? counts.quota
-       : waiting.outcome == Outcome::kImpossible   ? counts.impossible
-                                                   : counts.slots);
+    ++(waiting.delayed                           ? counts.delayed
+       : waiting.outcome == Outcome::kYields     ? counts.yields
+       : waiting.outcome == Outcome::kOverQuota  ? counts.quota
+       : waiting.outcome == Outcome::kImpossible ? counts.impossible
+                                                 : counts.slots);
   }
   return counts;
 }

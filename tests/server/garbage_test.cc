@@ -36,7 +36,8 @@ TEST(GarbageTest, WithoutAnAgeEveryCheckpointIsKept) {
 }
 
 TEST(GarbageTest, OnlyWhatNoJobNeedsMayGo) {
-  State state = MakeState({{"old", {40, {"a", "shared", "shared-too", "pinned"}}}, {"new", {10, {"shared"}}}, {"runs", {-1, {"shared-too"}}}, {"kept", {90, {"pinned"}}}});
+  State state = MakeState(
+      {{"old", {40, {"a", "shared", "shared-too", "pinned"}}}, {"new", {10, {"shared"}}}, {"runs", {-1, {"shared-too"}}}, {"kept", {90, {"pinned"}}}});
   state.jobs["kept"].record.set_pinned(true);
   const References references = FindReferences(state, kNow - 30 * kDay);
   EXPECT_THAT(references.droppable, ElementsAre(Key("S-a")));

@@ -75,10 +75,11 @@ TEST(MetricsTest, AnEpochShowsWhatHappenedInIt) {
   Metrics metrics("1");
   FillAll(&metrics);
   const std::string text = Text(metrics);
-  for (const char* line : {"bitstair_stage_clipped_ratio{job=\"j\",stage=\"W4A4\"} 0.2", "bitstair_stage_memory_bytes{job=\"j\",stage=\"W4A4\"} 1000",
-                           "bitstair_stage_hint_distance{job=\"j\",stage=\"W4A4\"} 0.5", "bitstair_stage_step_seconds{job=\"j\",part=\"data\",stage=\"W4A4\"} 2",
-                           "bitstair_stage_checkpoint_bytes{job=\"j\",stage=\"W4A4\"} 77", "bitstair_stage_left_seconds{job=\"j\",stage=\"W4A4\"} 30",
-                           "bitstair_stage_weight_bits{job=\"j\",stage=\"W4A4\"} 4"}) {
+  for (const char* line :
+       {"bitstair_stage_clipped_ratio{job=\"j\",stage=\"W4A4\"} 0.2", "bitstair_stage_memory_bytes{job=\"j\",stage=\"W4A4\"} 1000",
+        "bitstair_stage_hint_distance{job=\"j\",stage=\"W4A4\"} 0.5", "bitstair_stage_step_seconds{job=\"j\",part=\"data\",stage=\"W4A4\"} 2",
+        "bitstair_stage_checkpoint_bytes{job=\"j\",stage=\"W4A4\"} 77", "bitstair_stage_left_seconds{job=\"j\",stage=\"W4A4\"} 30",
+        "bitstair_stage_weight_width{job=\"j\",stage=\"W4A4\"} 4"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
   EXPECT_THAT(text, Not(HasSubstr("made_up"))) << "a worker's words make no labels";

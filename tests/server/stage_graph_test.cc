@@ -75,7 +75,8 @@ TEST(StageGraphTest, TheSameTrainingHasTheSameKeyAsInAStaircase) {
   staircase.set_two_stage(false);
   staircase.set_schedule(v1::SCHEDULE_SCOPE_STAGE);
   const auto chain = PlanStages(*ResolveJobSpec(staircase), testing::kDigestA);
-  const v1::JobSpec graph = Spec(absl::StrCat("stages { weight_bits: 32 epochs: 3 } stages { parent: 'W32A32' weight_bits: 8 epochs: ", chain[1].epochs(), " }"));
+  const v1::JobSpec graph =
+      Spec(absl::StrCat("stages { weight_bits: 32 epochs: 3 } stages { parent: 'W32A32' weight_bits: 8 epochs: ", chain[1].epochs(), " }"));
   const auto stages = PlanStages(*ResolveJobSpec(graph), testing::kDigestA);
   EXPECT_EQ(stages[1].name(), "W8A8");
   const std::string parent = StageKey(chain[0], "");

@@ -84,7 +84,8 @@ TEST(StageKeyTest, GoldenKeys) {
   EXPECT_EQ(Keys(testing::SmallSpec()), expected);
 }
 
-// The number of ranks gives other bits, unless the gradients are summed by fixed shards. How many ranks may share those, and where a pair's nets live, does not.
+// The number of ranks gives other bits, unless the gradients are summed by fixed shards. How many ranks may share those, and where a pair's nets live, does
+// not.
 TEST(StageKeyTest, WithFixedShardsTheNumberOfRanksDoesNotCount) {
   v1::JobSpec spec = testing::SmallSpec();
   spec.set_reduction(v1::REDUCTION_FIXED_SHARDS);

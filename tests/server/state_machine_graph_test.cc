@@ -19,8 +19,11 @@ v1::JobSpec Branching(const std::string& four = "", const std::string& more = ""
   EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(absl::StrCat(R"(
     name: "branching" network: "convnet28" data { name: "fashion_mnist" } ranks: 1
     stages { name: "full" weight_bits: 32 epochs: 1 } stages { name: "eight" parent: "full" weight_bits: 8 epochs: 1 }
-    stages { name: "four" parent: "eight" weight_bits: 4 epochs: 1 )", four, R"( } stages { name: "two" parent: "four" weight_bits: 2 epochs: 1 }
-    stages { name: "other" parent: "eight" weight_bits: 2 epochs: 1 })", more), &spec));
+    stages { name: "four" parent: "eight" weight_bits: 4 epochs: 1 )",
+                                                                         four, R"( } stages { name: "two" parent: "four" weight_bits: 2 epochs: 1 }
+    stages { name: "other" parent: "eight" weight_bits: 2 epochs: 1 })",
+                                                                         more),
+                                                            &spec));
   return spec;
 }
 enum { kFull, kEight, kFour, kTwo, kOther };  // in the plan's order

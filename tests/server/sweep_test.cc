@@ -53,7 +53,8 @@ TEST(SweepTest, MakesEveryCombination) {
 TEST(SweepTest, WhatVariantsHaveInCommonIsThereOnce) {
   v1::JobSpec spec = Spec({{"guided.lambda", "[1, 10]"}});
   spec.set_two_stage(false);
-  EXPECT_THAT(Edges(spec), ElementsAre(">W32A32", "W32A32>W8A8.lambda-1", "W8A8.lambda-1>W4A4.lambda-1", "W32A32>W8A8.lambda-10", "W8A8.lambda-10>W4A4.lambda-10"));
+  EXPECT_THAT(Edges(spec),
+              ElementsAre(">W32A32", "W32A32>W8A8.lambda-1", "W8A8.lambda-1>W4A4.lambda-1", "W32A32>W8A8.lambda-10", "W8A8.lambda-10>W4A4.lambda-10"));
 }
 
 TEST(SweepTest, NamesTellWhatMakesADifference) {
@@ -61,8 +62,9 @@ TEST(SweepTest, NamesTellWhatMakesADifference) {
   spec.set_two_stage(false);
   spec.mutable_widths()->Truncate(2);
   spec.set_batch_size(128);
-  EXPECT_THAT(Edges(spec), UnorderedElementsAre(">W32A32.seed-1", ">W32A32.seed-2", "W32A32.seed-1>W8A8.guided-none.seed-1", "W32A32.seed-2>W8A8.guided-none.seed-2",
-                                                "W32A32.seed-1>W8A8.guided-on.seed-1", "W32A32.seed-2>W8A8.guided-on.seed-2"));
+  EXPECT_THAT(Edges(spec),
+              UnorderedElementsAre(">W32A32.seed-1", ">W32A32.seed-2", "W32A32.seed-1>W8A8.guided-none.seed-1", "W32A32.seed-2>W8A8.guided-none.seed-2",
+                                   "W32A32.seed-1>W8A8.guided-on.seed-1", "W32A32.seed-2>W8A8.guided-on.seed-2"));
 }
 
 TEST(SweepTest, WidthsAndMethodsCanBeSwept) {

@@ -18,7 +18,6 @@
 #include "absl/strings/str_split.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/kernels/step_clock.h"
-#include "core/kernels/step_clock.h"
 #include "core/training/evaluate.h"
 #include "core/training/schedule.h"
 #include "worker/trainer/stage_config.h"
