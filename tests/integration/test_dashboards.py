@@ -108,8 +108,10 @@ global: {{scrape_interval: 500ms, evaluation_interval: 1s}}
 rule_files: ['{RULES}']
 scrape_configs:
   - job_name: bitstair-server
+    honor_labels: true
     static_configs: [{{targets: ['{metrics}']}}]
   - job_name: bitstair-worker
+    honor_labels: true
     http_sd_configs: [{{url: 'http://{metrics}/sd/workers', refresh_interval: 1s}}]
 """)
         with open(self.folder / 'prometheus.log', 'wb') as log:
@@ -126,6 +128,8 @@ scrape_configs:
             with urllib.request.urlopen(self.api + path + query, timeout=20) as answer:
                 return json.load(answer)['data']
         except urllib.error.HTTPError as error:
+            if error.code == 503:  # it starts
+                return {'activeTargets': []}
             self.fail(f'{parameters or path}: {error.read().decode()}')
         except OSError:
             return {'activeTargets': []}
