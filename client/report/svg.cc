@@ -15,9 +15,16 @@ constexpr int kPalette = 8;
 constexpr double kWidth = 560, kHeight = 280;
 constexpr double kLeft = 56, kRight = 12, kTop = 12, kBottom = 44;
 
+// Not blown up where the page has more room than it needs.
 std::string Open(double width, double height, const std::string& title, const std::string& id) {
-  return absl::StrFormat("<figure id=\"%s\"><figcaption>%s</figcaption><svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">", Escape(id),
-                         Escape(title), width, height, Escape(title));
+  return absl::StrFormat(
+      "<figure id=\"%s\"><figcaption>%s</figcaption><svg viewBox=\"0 0 %.0f %.0f\" style=\"max-width:%.0fpx\" role=\"img\" aria-label=\"%s\">", Escape(id),
+      Escape(title), width, height, 1.3 * width, Escape(title));
+}
+
+// At most so many characters, as far as they are ASCII.
+std::string Shortened(const std::string& text, size_t most) {
+  return text.size() <= most ? text : text.substr(0, most - 3) + "...";
 }
 
 std::string Text(double x, double y, const std::string& text, const char* anchor = "middle", const char* extra = "") {
@@ -170,7 +177,7 @@ std::string Svg(const SharePlot& plot, const std::string& id) {
   for (size_t r = 0; r < plot.rows.size(); ++r) {
     const auto& [name, shares] = plot.rows[r];
     const double y = 4 + kRow * static_cast<double>(r);
-    out += Text(kNames - 6, y + 15, name.size() > 32 ? name.substr(0, 31) + "." : name, "end");
+    out += Text(kNames - 6, y + 15, Shortened(name, 32), "end");
     double x = kNames;
     for (size_t i = 0; i < shares.size(); ++i) {
       const double width = std::clamp(std::isfinite(shares[i]) ? shares[i] : 0.0, 0.0, 1.0) * (kWidth - kNames - kRight);
@@ -185,7 +192,8 @@ std::string Svg(const SharePlot& plot, const std::string& id) {
 }
 
 std::string Svg(const GraphPlot& plot, const std::string& id) {
-  constexpr double kBoxWidth = 168, kBoxHeight = 62, kGapX = 44, kGapY = 14;
+  constexpr double kBoxWidth = 216, kBoxHeight = 74, kGapX = 44, kGapY = 14;
+  constexpr size_t kNameLength = 34;
   std::map<std::string, std::pair<int, int>> places;  // column and row
   std::vector<int> rows;
   for (const GraphPlot::Box& box : plot.boxes) {
@@ -210,10 +218,13 @@ std::string Svg(const GraphPlot& plot, const std::string& id) {
     }
     absl::StrAppendFormat(&out, "<g class=\"box%s%s\"><rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" rx=\"6\"/>", box.shared ? " shared" : "",
                           box.good ? "" : " bad", left(box.name), top(box.name), kBoxWidth, kBoxHeight);
-    out +=
-        Text(left(box.name) + kBoxWidth / 2, top(box.name) + 18, box.name.size() > 26 ? box.name.substr(0, 25) + "." : box.name, "middle", "class=\"strong\"");
-    for (size_t i = 0; i < box.lines.size() && i < 2; ++i)
-      out += Text(left(box.name) + kBoxWidth / 2, top(box.name) + 35 + 15 * static_cast<double>(i), box.lines[i]);
+    absl::StrAppend(&out, "<title>", Escape(box.name), "</title>");
+    // "W4A4.seed-2": the widths first, what makes it differ below.
+    const size_t dot = box.name.find('.');
+    const double middle = left(box.name) + kBoxWidth / 2;
+    out += Text(middle, top(box.name) + 18, Shortened(box.name.substr(0, dot), kNameLength), "middle", "class=\"strong\"");
+    if (dot != std::string::npos) out += Text(middle, top(box.name) + 33, Shortened(box.name.substr(dot + 1), kNameLength));
+    for (size_t i = 0; i < box.lines.size() && i < 2; ++i) out += Text(middle, top(box.name) + 49 + 15 * static_cast<double>(i), box.lines[i]);
     out += "</g>";
   }
   return out + "</svg></figure>";
