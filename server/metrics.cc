@@ -108,8 +108,9 @@ Metrics::Metrics(const std::string& version)
       time_to_start_(Histograms(*registry_, "bitstair_job_time_to_start_seconds", "Time from a job's creation to the first start of a stage that it needs.")
                          .Add({}, LongTimes())),
       estimate_error_(
-          Histograms(*registry_, "bitstair_stage_duration_estimate_error_ratio",
-                     "Difference between the time that a stage was to take when it started and the time it took, over the latter; of stages done in one attempt.")
+          Histograms(
+              *registry_, "bitstair_stage_duration_estimate_error_ratio",
+              "Difference between the time that a stage was to take when it started and the time it took, over the latter; of stages done in one attempt.")
               .Add({}, Buckets{0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5})),
       jobs_(Gauges(*registry_, "bitstair_jobs", "Jobs by state.")),
       stages_(Gauges(*registry_, "bitstair_stages", "Stages by state.")),

@@ -26,7 +26,8 @@ WorkerMetrics::WorkerMetrics() {
   slots_busy_ = &slots.Add({{"state", "busy"}});
   connected_ = &BuildGauge().Name("bitstair_worker_connected").Help("1 while the coordinator has welcomed this worker, else 0").Register(registry).Add({});
   disk_size_ = &BuildGauge().Name("bitstair_worker_disk_size_bytes").Help("Size of the file system of the worker's state folder").Register(registry).Add({});
-  disk_free_ = &BuildGauge().Name("bitstair_worker_disk_free_bytes").Help("Free bytes of the file system of the worker's state folder").Register(registry).Add({});
+  disk_free_ =
+      &BuildGauge().Name("bitstair_worker_disk_free_bytes").Help("Free bytes of the file system of the worker's state folder").Register(registry).Add({});
   connections_ = &BuildCounter().Name("bitstair_worker_connections_total").Help("Times that the coordinator welcomed this worker").Register(registry).Add({});
   trainers_started_ = &BuildCounter().Name("bitstair_worker_trainers_started_total").Help("Trainer processes started").Register(registry).Add({});
   auto& exits = BuildCounter().Name("bitstair_worker_trainer_exits_total").Help("Ends of trainers by cause").Register(registry);

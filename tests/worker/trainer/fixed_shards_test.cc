@@ -34,6 +34,8 @@ class FixedShardsTest : public TrainerTest {
     for (v1::EpochResult epoch : outcome.epochs) {
       epoch.clear_seconds();
       epoch.clear_images_per_second();
+      epoch.clear_peak_memory_bytes();
+      epoch.clear_step_seconds();
       epoch.clear_data_wait_seconds();
       reported.push_back(epoch.ShortDebugString());
     }
