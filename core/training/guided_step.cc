@@ -19,15 +19,6 @@ namespace {
 constexpr const char* kLowName = "low-precision net";
 constexpr const char* kFullName = "full-precision net";
 
-absl::Status CheckPair(const NetworkConfig& low, const NetworkConfig& full) {
-  if (absl::Status status = CheckAlike(low, kLowName, full, kFullName, "a guided pair"); !status.ok()) return status;
-  if (full.weight_bits != 32 || full.activation_bits != 32) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the ", kFullName, " of a guided pair has ", full.weight_bits, "-bit weights and ", full.activation_bits, "-bit activations, not 32"));
-  }
-  return absl::OkStatus();
-}
-
 // Collects the features of some hint points, while it lives.
 class HintCollector {
  public:
@@ -76,11 +67,20 @@ absl::StatusOr<std::vector<size_t>> ChooseHintPoints(const Network& network, con
   return chosen;
 }
 
-absl::StatusOr<std::unique_ptr<GuidedStep>> GuidedStep::Create(PairMember low, PairMember full, const GuidedOptions& options) {
-  if (absl::Status status = CheckPair(low.network->config(), full.network->config()); !status.ok()) return status;
+absl::Status CheckGuidedPair(const NetworkConfig& low, const NetworkConfig& full, const GuidedOptions& options) {
+  if (absl::Status status = CheckAlike(low, kLowName, full, kFullName, "a guided pair"); !status.ok()) return status;
+  if (full.weight_bits != 32 || full.activation_bits != 32) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the ", kFullName, " of a guided pair has ", full.weight_bits, "-bit weights and ", full.activation_bits, "-bit activations, not 32"));
+  }
   if (!(options.lambda >= 0 && std::isfinite(options.lambda))) {
     return absl::InvalidArgumentError(absl::StrCat("lambda of a guided pair is ", options.lambda, ", not a number of at least 0"));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<GuidedStep>> GuidedStep::Create(PairMember low, PairMember full, const GuidedOptions& options) {
+  if (absl::Status status = CheckGuidedPair(low.network->config(), full.network->config(), options); !status.ok()) return status;
   absl::StatusOr<std::vector<size_t>> hint_points = ChooseHintPoints(*low.network, options.hint_points);
   if (!hint_points.ok()) return hint_points.status();
   return std::unique_ptr<GuidedStep>(new GuidedStep(low, full, options, *std::move(hint_points)));

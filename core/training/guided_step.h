@@ -34,10 +34,13 @@ struct GuidedStepResult {
 // without hint points.
 absl::StatusOr<std::vector<size_t>> ChooseHintPoints(const Network& network, const std::vector<std::string>& names);
 
+// INVALID_ARGUMENT names what is wrong with the pair or the options: two different networks, other images, classes, numerics or dtypes; a full-precision net
+// with few bits; lambda below 0 or not finite.
+absl::Status CheckGuidedPair(const NetworkConfig& low, const NetworkConfig& full, const GuidedOptions& options);
+
 class GuidedStep {
  public:
-  // INVALID_ARGUMENT names what is wrong with the pair or the options: two different networks, other images, classes, numerics or dtypes; a full-precision net
-  // with few bits; what ChooseHintPoints refuses; lambda below 0 or not finite.
+  // INVALID_ARGUMENT: what CheckGuidedPair and ChooseHintPoints refuse.
   static absl::StatusOr<std::unique_ptr<GuidedStep>> Create(PairMember low, PairMember full, const GuidedOptions& options);
 
   // INTERNAL, naming batch, net and layer, if a loss is not finite or, in numerics fast, an activation is not a number; the weights of both nets are then

@@ -79,7 +79,7 @@ HintTerm HintLoss(const Features& low, const Features& full, const HintOptions& 
   TORCH_CHECK(fast == (full.fast != nullptr), "a hint between nets of different numerics");
   const at::Tensor &a = fast ? low.fast->numbers : low.tensor, &b = fast ? full.fast->numbers : full.tensor;
   TORCH_CHECK(a.sizes() == b.sizes(), "a hint between features of shapes ", a.sizes(), " and ", b.sizes());
-  TORCH_CHECK(full.greatest_code == 0, "a hint to a net with codes up to ", full.greatest_code);
+  TORCH_CHECK(full.greatest_code == 0 || full.greatest_code == greatest, "a hint to a net with codes up to ", full.greatest_code);
   return fast ? Fast(low, full, n, options) : Reference(low, full, n, options.weight);
 }
 

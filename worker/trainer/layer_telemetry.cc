@@ -36,8 +36,8 @@ class Rows {
 
 }  // namespace
 
-LayerTelemetry::LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points, size_t parts)
-    : hint_points_(std::move(hint_points)), parts_(parts) {
+LayerTelemetry::LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points, size_t parts, std::optional<size_t> only)
+    : hint_points_(std::move(hint_points)), parts_(parts), only_(only) {
   for (StageNet& stage_net : nets) {
     Net& net = nets_.emplace_back();
     net.net = std::move(stage_net);
@@ -66,8 +66,8 @@ void LayerTelemetry::Forget() {
 
 void LayerTelemetry::BeginStep(int64_t step) {
   takes_norms_ = step % kNormsEvery == 0;
-  for (Net& net : nets_) {
-    if (takes_norms_) net.net.sgd->set_gradient_norms(&net.step_norms);
+  for (size_t i = 0; i < nets_.size(); ++i) {
+    if (takes_norms_ && Trains(i)) nets_[i].net.sgd->set_gradient_norms(&nets_[i].step_norms);
   }
 }
 
@@ -81,8 +81,9 @@ void LayerTelemetry::EndPart(size_t part, const std::vector<double>& hints) {
 }
 
 void LayerTelemetry::EndStep() {
-  for (Net& net : nets_) {
-    if (!takes_norms_) continue;
+  for (size_t n = 0; n < nets_.size(); ++n) {
+    Net& net = nets_[n];
+    if (!takes_norms_ || !Trains(n)) continue;
     net.net.sgd->set_gradient_norms(nullptr);
     std::vector<double> squares(net.layers.size());
     for (size_t i = 0; i < net.layer_of.size(); ++i) {
@@ -96,11 +97,18 @@ void LayerTelemetry::EndStep() {
 
 std::vector<double> LayerTelemetry::Sums(size_t part) const {
   std::vector<double> sums{static_cast<double>(steps_), static_cast<double>(norm_steps_)};
-  for (const Net& net : nets_) {
+  // Steps and hints are counted by the set of the first net.
+  if (!Trains(0)) sums = {0, 0};
+  for (size_t i = 0; i < nets_.size(); ++i) {
+    const Net& net = nets_[i];
+    if (!Trains(i)) {
+      sums.resize(sums.size() + 2 * net.clips.at(part).size() + net.gradient_norms.size(), 0);
+      continue;
+    }
     for (const core::ClipCount& clips : net.clips.at(part)) sums.insert(sums.end(), {static_cast<double>(clips.inputs), static_cast<double>(clips.passed)});
     sums.insert(sums.end(), net.gradient_norms.begin(), net.gradient_norms.end());
   }
-  sums.insert(sums.end(), hints_.at(part).begin(), hints_.at(part).end());
+  for (const double hint : hints_.at(part)) sums.push_back(Trains(0) ? hint : 0);
   return sums;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,8 @@ class LayerTelemetry {
  public:
   // Borrows the nets. hint_points: names of those that the step compares, in its order; may be empty. parts: of each batch that this rank computes; sums are
   // kept for each, so that adding them up in one order gives the same numbers whichever rank has them.
-  LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points, size_t parts = 1);
+  // only: of a split pair, the net that this process trains; sums of the others stay 0.
+  LayerTelemetry(std::vector<StageNet> nets, std::vector<std::string> hint_points, size_t parts = 1, std::optional<size_t> only = std::nullopt);
 
   // Around each step, `step` from 0 in the epoch, and inside of it around each part's forward pass. One that failed is not ended: its attempt is over.
   // hints: by hint point.
@@ -39,6 +41,8 @@ class LayerTelemetry {
   void Add(const std::vector<double>& sums, v1::EpochResult* result) const;
 
  private:
+  bool Trains(size_t net) const { return only_.value_or(net) == net; }
+
   struct Net {
     StageNet net;
     std::vector<std::vector<core::ClipCount>> clips;  // by part and activation group
@@ -50,6 +54,7 @@ class LayerTelemetry {
   std::vector<Net> nets_;
   const std::vector<std::string> hint_points_;
   const size_t parts_;
+  const std::optional<size_t> only_;
   std::vector<std::vector<double>> hints_;  // by part and hint point
   int64_t steps_ = 0;
   // Norms cost a pass over all gradients, so they are taken in the first of every so many steps.

@@ -21,13 +21,17 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   const auto wrong = [](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("start message: ", parts...)); };
   if (start.world_size() < 1 || start.rank() < 0 || start.rank() >= start.world_size()) return wrong("rank ", start.rank(), " of ", start.world_size());
   const bool fixed_shards = spec.reduction() == v1::REDUCTION_FIXED_SHARDS;
-  const int min_ranks = spec.min_ranks() > 0 ? spec.min_ranks() : spec.ranks();
-  if (min_ranks != spec.ranks() && !fixed_shards) return wrong("spec.min_ranks ", min_ranks, " to ", spec.ranks(), " ranks without fixed shards");
-  if (start.world_size() < min_ranks || start.world_size() > spec.ranks()) {
-    return wrong("world_size ", start.world_size(), " is not spec.ranks ", min_ranks == spec.ranks() ? "" : absl::StrCat(min_ranks, " to "), spec.ranks());
+  if (IsSplit(spec) && (!spec.has_guided() || start.world_size() % 2 != 0)) {
+    return wrong("spec.placement is split, ", spec.has_guided() ? "and world_size odd" : "but the stage is not guided");
   }
-  if (fixed_shards && (spec.shards() < 1 || spec.shards() % start.world_size() != 0)) {
-    return wrong("spec.shards ", spec.shards(), " is not a multiple of ", start.world_size(), " ranks");
+  const int ranks = SetOf(start).size, min_ranks = spec.min_ranks() > 0 ? spec.min_ranks() : spec.ranks();
+  if (min_ranks != spec.ranks() && !fixed_shards) return wrong("spec.min_ranks ", min_ranks, " to ", spec.ranks(), " ranks without fixed shards");
+  if (ranks < min_ranks || ranks > spec.ranks()) {
+    return wrong("world_size ", start.world_size(), " is not", IsSplit(spec) ? " twice" : "", " spec.ranks ",
+                 min_ranks == spec.ranks() ? "" : absl::StrCat(min_ranks, " to "), spec.ranks());
+  }
+  if (fixed_shards && (spec.shards() < 1 || spec.shards() % ranks != 0)) {
+    return wrong("spec.shards ", spec.shards(), " is not a multiple of ", ranks, " ranks");
   }
   if (!IsWidth(spec.weight_bits()) || !IsWidth(spec.activation_bits())) return wrong("widths ", spec.weight_bits(), "/", spec.activation_bits());
   if (spec.epochs() < 1 || spec.epochs() >= kMaxEpochs) return wrong("spec.epochs ", spec.epochs());
@@ -67,10 +71,20 @@ absl::Status CheckStart(const v1::StartTrainer& start) {
   return absl::OkStatus();
 }
 
+bool IsSplit(const v1::StageSpec& spec) {
+  return spec.placement() == v1::PAIR_PLACEMENT_SPLIT;
+}
+
+GangSet SetOf(const v1::StartTrainer& start) {
+  const int size = IsSplit(start.spec()) ? start.world_size() / 2 : start.world_size();
+  return {.set = start.rank() / size, .rank = start.rank() % size, .size = size};
+}
+
 BatchParts PartsOf(const v1::StartTrainer& start) {
   const bool fixed = start.spec().reduction() == v1::REDUCTION_FIXED_SHARDS;
-  const int count = fixed ? start.spec().shards() : start.world_size();
-  return {.fixed = fixed, .count = count, .own = ShardsOfRank(count, start.rank(), start.world_size())};
+  const GangSet set = SetOf(start);
+  const int count = fixed ? start.spec().shards() : set.size;
+  return {.fixed = fixed, .count = count, .own = ShardsOfRank(count, set.rank, set.size)};
 }
 
 core::NetworkConfig NetworkConfigOf(const v1::StageSpec& spec, const core::SampleSource& data) {
@@ -162,8 +176,8 @@ core::LearningRateSchedule ScheduleOf(const v1::StageSpec& spec) {
 
 core::BatchLoaderOptions LoaderOptionsOf(const v1::StartTrainer& start) {
   return {.seed = start.spec().seed(),
-          .rank = start.rank(),
-          .world_size = start.world_size(),
+          .rank = SetOf(start).rank,
+          .world_size = SetOf(start).size,
           .shards = PartsOf(start).count,
           .batch_size = start.spec().batch_size(),
           .augment = start.spec().data().augmentation() == v1::AUGMENTATION_CROP_FLIP,

@@ -20,6 +20,15 @@ namespace bitstair::trainer {
 // INVALID_ARGUMENT names the field that no trainer can work with. The coordinator checks far more; this keeps nonsense from crashing a process.
 absl::Status CheckStart(const v1::StartTrainer& start);
 
+// A split pair's gang is two sets of ranks, one for each net: 0 .. n-1 train the low-precision net (set 0), n .. 2n-1 the full-precision one (set 1). Every
+// other gang is one set.
+bool IsSplit(const v1::StageSpec& spec);
+struct GangSet {
+  int set = 0;
+  int rank = 0, size = 1;  // within the set
+};
+GangSet SetOf(const v1::StartTrainer& start);
+
 // The equal parts into which each batch of a stage is cut, each with batch statistics and sums of its own: fixed shards (docs/elastic.md), of which a rank has
 // one or more, or, with the Reducer, one part for each rank.
 struct BatchParts {
@@ -28,7 +37,7 @@ struct BatchParts {
   ShardRange own;  // this rank's
   int own_count() const { return own.end - own.begin; }
 };
-// start: as CheckStart lets it pass.
+// start: as CheckStart lets it pass. A split pair's ranks i and i + n have the same parts.
 BatchParts PartsOf(const v1::StartTrainer& start);
 
 // The network of this stage, for images such as data's.

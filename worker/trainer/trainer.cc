@@ -1,5 +1,7 @@
 #include "worker/trainer/trainer.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <c10/util/Exception.h>
@@ -12,6 +14,8 @@
 #include <exception>
 #include <stdexcept>
 #include <utility>
+
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -155,15 +159,15 @@ absl::Status Trainer::RunParts(std::vector<StepOutcome>* done) {
     if (!has_batch) return loader_->status().ok() ? absl::InternalError(absl::StrCat(Where(), ": the loader has no batch")) : loader_->status();
     LogSkipped(batch.skipped);
     if (part == 0 && spec().has_stochastic_precision()) ChooseLayers(batch);
-    for (Net& net : nets_) {
-      if (parts > 1) SetStatistics(net.statistics[part], *net.network);
+    for (Net* net : TrainedNets()) {
+      if (parts > 1) SetStatistics(net->statistics[part], *net->network);
     }
     telemetry_->BeginPart(part);
     absl::StatusOr<StepOutcome> outcome = ComputeGradients(batch, /*quantize=*/part == 0);
     if (!outcome.ok()) return outcome.status();
     telemetry_->EndPart(part, outcome->hints);
-    for (Net& net : nets_) {
-      if (parts > 1) net.statistics[part] = FlattenStatistics(*net.network);
+    for (Net* net : TrainedNets()) {
+      if (parts > 1) net->statistics[part] = FlattenStatistics(*net->network);
     }
     done->push_back(*std::move(outcome));
   }
@@ -185,8 +189,9 @@ absl::StatusOr<Trainer::StepOutcome> Trainer::ComputeGradients(const core::Batch
     outcome.nets.insert(outcome.nets.end(), result->students.begin() + 1, result->students.end());
     return outcome;
   }
-  if (guided_step_ != nullptr) {
-    const absl::StatusOr<core::GuidedStepResult> result = guided_step_->ComputeGradients(batch, quantize);
+  if (guided_step_ != nullptr || split_step_ != nullptr) {
+    const absl::StatusOr<core::GuidedStepResult> result =
+        split_step_ != nullptr ? split_step_->ComputeGradients(batch, quantize) : guided_step_->ComputeGradients(batch, quantize);
     if (!result.ok()) return result.status();
     return StepOutcome{{result->low, result->full}, result->hint, result->hints};
   }
@@ -199,6 +204,8 @@ void Trainer::Update() {
   const double teacher_rate = HasTeacher(spec()) ? learning_rate_ * TeacherLearningRateFactorOf(spec()) : 0;
   if (mutual_step_ != nullptr) {
     mutual_step_->Update(learning_rate_, teacher_rate);
+  } else if (split_step_ != nullptr) {
+    split_step_->Update(set_.set == 0 ? learning_rate_ : teacher_rate);
   } else if (guided_step_ != nullptr) {
     guided_step_->Update(learning_rate_, teacher_rate);
   } else {
@@ -212,9 +219,9 @@ absl::Status Trainer::TakeStep() {
   learning_rate_ = core::LearningRateAt(ScheduleOf(spec()), spec().schedule_offset() + position_.epoch, position_.step, steps_per_epoch_);
   std::vector<StepOutcome> done;  // by part of this rank
   const absl::Status status = RunParts(&done);
-  for (Net& net : nets_) {
+  for (Net* net : TrainedNets()) {
     const core::StepTimer timer(core::StepPart::kAllReduce);
-    status.ok() ? net.gradients->Average() : net.gradients->Abstain();
+    status.ok() ? net->gradients->Average() : net->gradients->Abstain();
   }
   if (status.ok()) Update();
 
@@ -225,7 +232,8 @@ absl::Status Trainer::TakeStep() {
   constexpr size_t first = 3;
   std::vector<std::vector<double>> told;
   for (const StepOutcome& part : done) {
-    told.push_back({stop, failure, part.distance * images});
+    // Of a split pair both sets know how far their nets are apart; one of them tells.
+    told.push_back({stop, failure, set_.set == 0 ? part.distance * images : 0});
     for (const core::StepResult& net : part.nets) told.back().insert(told.back().end(), {net.loss * images, static_cast<double>(net.correct)});
   }
   const std::vector<std::vector<double>> all = Exchange(*group_, told);
@@ -243,18 +251,35 @@ absl::Status Trainer::TakeStep() {
   return absl::OkStatus();
 }
 
-std::vector<at::Tensor> Trainer::GatherStatistics(const Net& net) {
-  const at::Tensor own = at::stack(net.statistics.empty() ? std::vector<at::Tensor>{FlattenStatistics(*net.network)} : net.statistics);
+std::vector<at::Tensor> Trainer::GatherStatistics(size_t net) {
+  const Net& own = nets_[split() ? static_cast<size_t>(set_.set) : net];
+  const at::Tensor parts = at::stack(own.statistics.empty() ? std::vector<at::Tensor>{FlattenStatistics(*own.network)} : own.statistics);
   std::vector<at::Tensor> all;
-  for (const at::Tensor& of_rank : group_->AllGather(own)) {
+  for (const at::Tensor& of_rank : group_->AllGather(parts)) {
     for (at::Tensor& of_part : of_rank.unbind(0)) all.push_back(std::move(of_part));
   }
+  if (!split()) return all;
+  // Both nets are one network, so their statistics have one size; each set gave those of its own.
+  const auto first = all.begin() + static_cast<ptrdiff_t>(net) * parts_.count;
+  return {first, first + parts_.count};
+}
+
+std::vector<Trainer::Net*> Trainer::TrainedNets() {
+  if (split()) return {&nets_[static_cast<size_t>(set_.set)]};
+  std::vector<Net*> all;
+  for (Net& net : nets_) all.push_back(&net);
   return all;
 }
 
+std::string Trainer::TrainedDigest() const {
+  const std::vector<StageNet> nets = StageNets();
+  return ParametersDigest(split() ? std::vector<StageNet>{nets[static_cast<size_t>(set_.set)]} : nets);
+}
+
 absl::Status Trainer::AverageStatistics() {
-  for (Net& net : nets_) {
-    SetStatistics(MeanStatistics(GatherStatistics(net)), *net.network);
+  for (Net* trained : TrainedNets()) {
+    Net& net = *trained;
+    SetStatistics(MeanStatistics(GatherStatistics(static_cast<size_t>(trained - nets_.data()))), *net.network);
     if (spec().has_stochastic_precision() && net.prefix != kFullPrefix) {
       net.network->set_rounded_units({});
       if (absl::Status status = ReestimateStatistics(*train_, *net.network); !status.ok()) return Fail(v1::EXIT_CAUSE_BAD_DATA, std::move(status));
@@ -270,12 +295,9 @@ absl::Status Trainer::EndEpoch() {
   if (absl::Status status = AverageStatistics(); !status.ok()) return status;
 
   const auto begin = ProgressReport::Clock::now();
-  std::vector<TestResult> tests;
-  for (const Net& net : nets_) {
-    absl::StatusOr<TestResult> test = Evaluate(*net.network);
-    if (!test.ok()) return test.status();
-    tests.push_back(*std::move(test));
-  }
+  const absl::StatusOr<std::vector<TestResult>> evaluated = EvaluateAll();
+  if (!evaluated.ok()) return evaluated.status();
+  const std::vector<TestResult>& tests = *evaluated;
   const double evaluation_seconds = SecondsSince(begin), trained = static_cast<double>(steps_per_epoch_) * spec().batch_size();
   report_.EndEvaluation(evaluation_seconds);
 
@@ -295,7 +317,7 @@ absl::Status Trainer::EndEpoch() {
     (*result.mutable_step_seconds())[core::NameOf(static_cast<core::StepPart>(part))] = step_times.seconds[part];
   }
   // Both nets read the same test images.
-  result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {{static_cast<double>(skipped_)}}), 0)));
+  result.set_skipped_images(tests[0].skipped + static_cast<int64_t>(Sum(Exchange(*group_, {{set_.set == 0 ? static_cast<double>(skipped_) : 0}}), 0)));
   if (result.skipped_images() > 0 && is_rank0()) spdlog::warn("{}: {} images could not be read", Where(), result.skipped_images());
   const std::vector<std::vector<double>> of_parts = Exchange(*group_, TelemetrySums());
   std::vector<double> sums;
@@ -304,7 +326,7 @@ absl::Status Trainer::EndEpoch() {
   const std::string others = AddOtherNets(tests, &result);
   spdlog::info("stage {} epoch {} of {}: loss {:.4f}, train top-1 {:.2f} %, test top-1 {:.2f} %{}, {:.0f} images/s, all-reduce bytes {}, parameters sha256 {}",
                spec().name(), result.epoch(), spec().epochs(), result.train_loss(), result.train_top1(), result.test_top1(), others, result.images_per_second(),
-               bytes_sent(), ParametersDigest(StageNets()));
+               bytes_sent(), TrainedDigest());
   if (is_rank0()) {
     SendProgress(/*now=*/true);
     v1::FromTrainer message;
@@ -324,7 +346,7 @@ std::vector<std::vector<double>> Trainer::TelemetrySums() const {
 }
 
 // The test images are cut into the same parts as a batch.
-absl::StatusOr<Trainer::TestResult> Trainer::Evaluate(core::Network& network) {
+absl::Status Trainer::Evaluate(core::Network& network, std::vector<std::vector<double>>* rows) {
   absl::Status status;
   std::vector<std::vector<double>> own;
   for (int part = parts_.own.begin; part < parts_.own.end; ++part) {
@@ -340,6 +362,27 @@ absl::StatusOr<Trainer::TestResult> Trainer::Evaluate(core::Network& network) {
   }
   const std::vector<std::vector<double>> all = Exchange(*group_, own);
   if (Sum(all, 5) > 0) return FailTogether(status, Column(all, 5));
+  rows->insert(rows->end(), all.begin(), all.end());
+  return absl::OkStatus();
+}
+
+// The sets of a split pair evaluate their nets at the same time.
+absl::StatusOr<std::vector<Trainer::TestResult>> Trainer::EvaluateAll() {
+  std::vector<std::vector<double>> rows;
+  for (Net* net : TrainedNets()) {
+    if (absl::Status status = Evaluate(*net->network, &rows); !status.ok()) return status;
+  }
+  std::vector<TestResult> tests;
+  for (size_t i = 0; i < nets_.size(); ++i) {
+    const auto first = rows.begin() + static_cast<ptrdiff_t>(i) * parts_.count;
+    const absl::StatusOr<TestResult> test = TestResultOf({first, first + parts_.count});
+    if (!test.ok()) return test.status();
+    tests.push_back(*test);
+  }
+  return tests;
+}
+
+absl::StatusOr<Trainer::TestResult> Trainer::TestResultOf(const std::vector<std::vector<double>>& all) {
   const double images = Sum(all, 3);
   if (images == 0) return Fail(v1::EXIT_CAUSE_BAD_DATA, absl::DataLossError(absl::StrCat(start_.data_path(), ": no test image can be read")));
   return TestResult{Sum(all, 0) / images, 100 * Sum(all, 1) / images, 100 * Sum(all, 2) / images, static_cast<int64_t>(Sum(all, 4))};
@@ -382,18 +425,27 @@ std::string Trainer::AddOtherNets(const std::vector<TestResult>& tests, v1::Epoc
 
 int64_t Trainer::bytes_sent() const {
   int64_t bytes = 0;
-  for (const Net& net : nets_) bytes += net.gradients->bytes_sent();
-  return bytes;
+  for (const Net& net : nets_) bytes += net.gradients != nullptr ? net.gradients->bytes_sent() : 0;
+  return bytes + (exchange_ != nullptr ? exchange_->bytes_sent() : 0);
 }
 
 // Reads training state, changes none of it.
 absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
   report_.Phase("checkpoint", kCheckpointDeadline);
   core::Checkpoint checkpoint = MakeCheckpoint(start_, position_, final);
+  if (split()) BringFullNetToRank0();
   const std::vector<StageNet> nets = StageNets();
-  for (size_t i = 0; i < nets.size(); ++i) AddNet(nets[i], GatherStatistics(nets_[i]), averaged, &checkpoint);
+  for (size_t i = 0; i < nets.size(); ++i) AddNet(nets[i], GatherStatistics(i), averaged, &checkpoint);
   AddTeacherStart(teacher_start_, &checkpoint);
-  if (position_.step > 0) AddTelemetry(Exchange(*group_, TelemetrySums()), &checkpoint);
+  if (position_.step > 0) {
+    std::vector<std::vector<double>> sums = Exchange(*group_, TelemetrySums());
+    // Of a split pair each set's rows have zeros where the other's have numbers.
+    for (size_t part = static_cast<size_t>(parts_.count); part < sums.size(); ++part) {
+      for (size_t i = 0; i < sums[part].size(); ++i) sums[part % static_cast<size_t>(parts_.count)][i] += sums[part][i];
+    }
+    sums.resize(static_cast<size_t>(parts_.count));
+    AddTelemetry(sums, &checkpoint);
+  }
   if (is_rank0()) {
     const absl::StatusOr<core::SavedCheckpoint> saved = core::SaveCheckpoint(start_.checkpoint_dir(), checkpoint, NumericProfile(start_));
     if (!saved.ok()) return absl::Status(saved.status().code(), absl::StrCat(Where(), ": cannot save a checkpoint: ", saved.status().message()));
@@ -412,6 +464,31 @@ absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
   // The others wait here, in this phase and not in a step's short one, until the file is safe.
   group_->Barrier();
   return absl::OkStatus();
+}
+
+void Trainer::BringFullNetToRank0() {
+  const int sender = set_.size;
+  if (!is_rank0() && start_.rank() != sender) return;
+  const at::NoGradGuard no_grad;
+  Net& full = nets_[1];
+  std::vector<at::Tensor> tensors;
+  for (size_t i = 0; i < full.network->parameters().size(); ++i) {
+    tensors.push_back(full.network->parameters()[i].latent.detach());
+    tensors.push_back(full.sgd->momentum()[i]);
+  }
+  std::vector<at::Tensor> flat;
+  for (const at::Tensor& tensor : tensors) flat.push_back(tensor.reshape({-1}));
+  std::vector<at::Tensor> message{at::cat(flat)};
+  if (!is_rank0()) {
+    group_->group()->send(message, 0, /*tag=*/0)->wait();
+    return;
+  }
+  group_->group()->recv(message, sender, /*tag=*/0)->wait();
+  int64_t at = 0;
+  for (at::Tensor& tensor : tensors) {
+    tensor.copy_(message[0].narrow(0, at, tensor.numel()).view(tensor.sizes()));
+    at += tensor.numel();
+  }
 }
 
 absl::Status Trainer::StopHere() {

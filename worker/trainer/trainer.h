@@ -15,9 +15,11 @@
 #include "core/training/guided_step.h"
 #include "core/training/mutual_step.h"
 #include "core/training/sgd.h"
+#include "core/training/split_guided_step.h"
 #include "core/training/train_step.h"
 #include "worker/trainer/gradient_allreduce.h"
 #include "worker/trainer/layer_telemetry.h"
+#include "worker/trainer/pair_exchange.h"
 #include "worker/trainer/process_group.h"
 #include "worker/trainer/progress_report.h"
 #include "worker/trainer/rendezvous.h"
@@ -73,8 +75,11 @@ class Trainer {
     double loss, top1, top5;
     int64_t skipped;  // images
   };
-  absl::StatusOr<TestResult> Evaluate(core::Network& network);
-  std::vector<std::vector<double>> TelemetrySums() const;  // by part of this rank
+  absl::StatusOr<std::vector<TestResult>> EvaluateAll();  // as nets_
+  // Adds the rows of sums of all parts; of a split pair those of both nets.
+  absl::Status Evaluate(core::Network& network, std::vector<std::vector<double>>* rows);
+  absl::StatusOr<TestResult> TestResultOf(const std::vector<std::vector<double>>& rows);  // of one net
+  std::vector<std::vector<double>> TelemetrySums() const;                                 // by part of this rank
   v1::TeacherResult TeacherSoFar() const;
   // Adds what the nets beside the stage's own have done. Returns it in words.
   std::string AddOtherNets(const std::vector<TestResult>& tests, v1::EpochResult* result) const;
@@ -94,6 +99,7 @@ class Trainer {
   const v1::StartTrainer start_;
   WorkerChannel& channel_;
   BatchParts parts_;
+  GangSet set_;
   ProgressReport report_;
   v1::ExitCause cause_ = v1::EXIT_CAUSE_UNSPECIFIED;
 
@@ -112,12 +118,20 @@ class Trainer {
     // A rank with several parts of a batch: their running statistics (FlattenStatistics). Empty: the network holds those of the only one.
     std::vector<at::Tensor> statistics;
   };
-  std::vector<at::Tensor> GatherStatistics(const Net& net);  // of all parts
-  absl::Status AverageStatistics();                          // of all nets, at an epoch's end
-  std::vector<Net> nets_;                                    // the stage's own; the full-precision one of a guided pair or a distillation; its further students
+  std::vector<at::Tensor> GatherStatistics(size_t net);  // of all parts
+  absl::Status AverageStatistics();                      // of all nets, at an epoch's end
+  std::vector<Net> nets_;                                // the stage's own; the full-precision one of a guided pair or a distillation; its further students
   std::vector<StageNet> StageNets() const;
-  std::unique_ptr<core::TrainStep> step_;  // one of the three
+  // Of a split pair this process trains one net alone; the other is as the stage began, or as the last checkpoint brought it to rank 0.
+  bool split() const { return IsSplit(spec()); }
+  std::vector<Net*> TrainedNets();
+  std::string TrainedDigest() const;
+  void BringFullNetToRank0();
+  std::unique_ptr<core::TrainStep> step_;  // one of the four
   std::unique_ptr<core::GuidedStep> guided_step_;
+  std::unique_ptr<core::SplitGuidedStep> split_step_;
+  std::unique_ptr<ProcessGroup> feature_group_;  // of both sets
+  std::unique_ptr<PairExchange> exchange_;
   std::unique_ptr<core::MutualStep> mutual_step_;
   std::unique_ptr<LayerTelemetry> telemetry_;
   NamedTensors teacher_start_;  // TEACHER_START_RESET alone

@@ -41,6 +41,7 @@ std::string NumericsName(const core::NetworkConfig& config) {
 absl::Status Trainer::Load() {
   if (absl::Status status = CheckStart(start_); !status.ok()) return status;
   parts_ = PartsOf(start_);
+  set_ = SetOf(start_);
   report_.Phase("load", kLoadDeadline);
   if (start_.slot().kind() == v1::SLOT_KIND_GPU) {
     if (absl::Status status = LoadGpuBackend(start_.slot().index()); !status.ok()) return status;
@@ -83,7 +84,8 @@ absl::Status Trainer::LoadNets() {
     if (!chosen.ok()) return chosen.status();
     for (const size_t point : *chosen) hint_points.push_back(nets_[0].network->hint_points()[point].name);
   }
-  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points), static_cast<size_t>(parts_.own_count()));
+  telemetry_ = std::make_unique<LayerTelemetry>(StageNets(), std::move(hint_points), static_cast<size_t>(parts_.own_count()),
+                                                split() ? std::optional<size_t>(set_.set) : std::nullopt);
   return absl::OkStatus();
 }
 
@@ -213,11 +215,13 @@ absl::Status Trainer::Join() {
 
 // The parts of a step that need the gang.
 absl::Status Trainer::MakeStep() {
-  for (Net& net : nets_) {
-    if (!net.prefix.empty() && start_.world_size() > 1) {
-      net.group = std::make_unique<ProcessGroup>(c10::make_intrusive<c10d::PrefixStore>(net.prefix, store_->store()), start_.rank(), start_.world_size(),
-                                                 start_.data_address(), group_->gpu());
-    }
+  const auto join = [this](const std::string& prefix, int rank, int size) {
+    if (size == 1) return std::make_unique<ProcessGroup>();
+    return std::make_unique<ProcessGroup>(c10::make_intrusive<c10d::PrefixStore>(prefix, store_->store()), rank, size, start_.data_address(), group_->gpu());
+  };
+  for (Net* trained : TrainedNets()) {
+    Net& net = *trained;
+    if (split() || (!net.prefix.empty() && start_.world_size() > 1)) net.group = join(absl::StrCat(split() ? "set/" : "", net.prefix), set_.rank, set_.size);
     ProcessGroup& group = net.group != nullptr ? *net.group : *group_;
     net.gradients =
         parts_.fixed ? MakeFixedShardsAllreduce(net.network->parameters(), parts_.count, group) : MakeGradientAllreduce(net.network->parameters(), group);
@@ -233,6 +237,18 @@ absl::Status Trainer::MakeStep() {
   }
   if (!spec().has_guided()) {
     step_ = std::make_unique<core::TrainStep>(nets_[0].network.get(), nets_[0].sgd.get(), nets_[0].gradients.get());
+    return absl::OkStatus();
+  }
+  if (split()) {
+    const size_t points = core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points)->size();
+    const bool fixed_sizes = !spec().has_stochastic_precision();
+    feature_group_ = join("features/", start_.rank(), start_.world_size());
+    exchange_ = std::make_unique<PairExchange>(*feature_group_, (start_.rank() + set_.size) % start_.world_size(), points, fixed_sizes);
+    absl::StatusOr<std::unique_ptr<core::SplitGuidedStep>> step =
+        core::SplitGuidedStep::Create(member(*TrainedNets()[0]), set_.set == 0 ? core::PairSide::kLow : core::PairSide::kFull, nets_[0].network->config(),
+                                      nets_[1].network->config(), GuidedOptionsOf(spec()), fixed_sizes, exchange_.get());
+    if (!step.ok()) return step.status();
+    split_step_ = *std::move(step);
     return absl::OkStatus();
   }
   absl::StatusOr<std::unique_ptr<core::GuidedStep>> step = core::GuidedStep::Create(member(nets_[0]), member(nets_[1]), GuidedOptionsOf(spec()));

@@ -141,7 +141,7 @@ core::Checkpoint MakeCheckpoint(const v1::StartTrainer& start, const Position& p
   checkpoint.epoch = position.epoch;
   checkpoint.step = position.step;
   checkpoint.final = final;
-  checkpoint.world_size = start.world_size();
+  checkpoint.world_size = SetOf(start).size;
   if (PartsOf(start).fixed) checkpoint.shards = start.spec().shards();
   checkpoint.epoch_loss_sum = position.loss_sum;
   checkpoint.epoch_correct = position.correct;

@@ -75,6 +75,33 @@ TEST(StageConfigTest, FixedShardsAllowTheRanksThatDivideThem) {
   EXPECT_FALSE(CheckStart(start).ok()) << "no shards";
 }
 
+TEST(StageConfigTest, ASplitPairHasTwoSetsWithTheSameParts) {
+  v1::StartTrainer start = Good();
+  v1::StageSpec& spec = *start.mutable_spec();
+  spec.set_placement(v1::PAIR_PLACEMENT_SPLIT);
+  start.set_world_size(4);
+  EXPECT_FALSE(CheckStart(start).ok()) << "of what pair";
+  spec.mutable_guided();
+  spec.set_activation(v1::ACTIVATION_FUNCTION_CLIP);
+  spec.set_parent("W32A32");
+  start.set_parent_path("parent");
+  EXPECT_TRUE(CheckStart(start).ok()) << CheckStart(start);
+  for (int rank = 0; rank < 4; ++rank) {
+    start.set_rank(rank);
+    EXPECT_EQ(SetOf(start).set, rank / 2);
+    EXPECT_EQ(SetOf(start).rank, rank % 2);
+    EXPECT_EQ(PartsOf(start).count, 2);
+    EXPECT_EQ(PartsOf(start).own, (ShardRange{rank % 2, rank % 2 + 1}));
+    EXPECT_EQ(LoaderOptionsOf(start).rank, rank % 2);
+    EXPECT_EQ(LoaderOptionsOf(start).world_size, 2);
+  }
+  start.set_rank(0);
+  start.set_world_size(2);
+  EXPECT_FALSE(CheckStart(start).ok()) << "one set";
+  start.set_world_size(3);
+  EXPECT_FALSE(CheckStart(start).ok()) << "odd";
+}
+
 TEST(StageConfigTest, EpochWordsOfAChainAreDistinct) {
   std::set<int64_t> words;
   for (const int weights : {32, 16, 8, 7, 4, 2, 1}) {
