@@ -142,7 +142,7 @@ Shared CountShared(const v1::Job& job) {
   for (const v1::Stage& stage : job.stages()) {
     if (stage.sharing() != v1::STAGE_SHARING_JOINED && stage.sharing() != v1::STAGE_SHARING_REUSED) continue;
     ++shared.stages;
-    shared.slot_seconds += stage.seconds() * std::max(1, stage.spec().ranks());
+    shared.slot_seconds += stage.seconds() * std::max({1, stage.spec().ranks(), stage.placement_size()});
   }
   return shared;
 }

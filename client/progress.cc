@@ -76,8 +76,10 @@ std::string EndLine(const v1::Stage& stage) {
 std::string StartLine(const v1::Stage& stage) {
   std::string from;
   if (stage.resumed_epoch() > 0 || stage.resumed_step() > 0) from = absl::StrCat(" from epoch ", stage.resumed_epoch() + 1, ", step ", stage.resumed_step());
-  return absl::StrCat(ShortName(stage.name()), ": attempt ", stage.attempts(), " runs", from, ", ", stage.spec().ranks(),
-                      stage.spec().ranks() == 1 ? " rank" : " ranks", ", ", stage.spec().epochs(), stage.spec().epochs() == 1 ? " epoch" : " epochs", "\n");
+  // Of an elastic stage and of a split pair not what the recipe says.
+  const int ranks = stage.placement().empty() ? stage.spec().ranks() : stage.placement_size();
+  return absl::StrCat(ShortName(stage.name()), ": attempt ", stage.attempts(), " runs", from, ", ", ranks, ranks == 1 ? " rank" : " ranks", ", ",
+                      stage.spec().epochs(), stage.spec().epochs() == 1 ? " epoch" : " epochs", "\n");
 }
 
 }  // namespace

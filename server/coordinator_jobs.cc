@@ -376,8 +376,8 @@ void Coordinator::LocateLog(v1::StreamLogsRequest request, Reply<LogPosition> re
     for (int i = 0; i < (*entry)->view.stages_size(); ++i) {
       const v1::Stage& stage = (*entry)->view.stages(i);
       if (stage.spec().name() != name->second) continue;
-      if (request.rank() < 0 || request.rank() >= stage.spec().ranks()) {
-        return InvalidFields({{"rank", absl::StrCat("is ", request.rank(), "; the stage has ranks 0 to ", stage.spec().ranks() - 1)}});
+      if (request.rank() < 0 || request.rank() >= MostRanks(stage.spec())) {
+        return InvalidFields({{"rank", absl::StrCat("is ", request.rank(), "; the stage has ranks 0 to ", MostRanks(stage.spec()) - 1)}});
       }
       if (request.generation() < 0 || request.generation() > stage.generation()) {
         return InvalidFields({{"generation", absl::StrCat("is ", request.generation(), "; the last attempt is ", stage.generation())}});

@@ -26,6 +26,9 @@ const std::map<std::string, std::function<double(const v1::EpochResult&)>>& Metr
   return *metrics;
 }
 
+// The difference of two percentages may miss a bound that it equals by its last bit.
+constexpr double kRounding = 1e-9;
+
 absl::Status Wrong(const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat(what, "; must be METRIC <= NUMBER or METRIC >= NUMBER, as in \"top1_drop <= 1\""));
 }
@@ -60,8 +63,6 @@ std::optional<double> GateValue(const Gate& gate, const v1::EpochResult& result,
 }
 
 bool IsReached(const Gate& gate, double value) {
-  // The difference of two percentages may miss a bound that it equals by its last bit.
-  constexpr double kRounding = 1e-9;
   return gate.at_most ? value <= gate.bound + kRounding : value >= gate.bound - kRounding;
 }
 

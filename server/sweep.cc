@@ -32,6 +32,8 @@ const std::set<std::string>& JobFields() {
   return *fields;
 }
 
+constexpr double kExact = 9007199254740992.0;  // 2^53: whole numbers beyond it are not exact in JSON
+
 // How a value is called in messages.
 std::string Shown(const Value& value) {
   switch (value.kind_case()) {
@@ -104,7 +106,6 @@ class Setter {
     }
     const double given = value.number_value();
     if (value.kind_case() != Value::kNumberValue || given != std::floor(given)) return Expected("a whole number", value);
-    constexpr double kExact = 9007199254740992.0;  // 2^53
     if (std::abs(given) > kExact) return "is beyond 2^53; write it in quotes";
     if (given < static_cast<double>(std::numeric_limits<T>::min()) || given > static_cast<double>(std::numeric_limits<T>::max())) {
       return absl::StrCat("is ", given, ", out of range");

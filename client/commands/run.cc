@@ -36,6 +36,11 @@ struct RunArguments {
   bool quiet = false;
 };
 
+// Slots that each stage needs at the least.
+int LeastRanks(const v1::JobSpec& spec) {
+  return (spec.has_min_ranks() ? spec.min_ranks() : spec.ranks()) * (spec.placement() == v1::PAIR_PLACEMENT_SPLIT ? 2 : 1);
+}
+
 // Makes each NAME=PATH absolute. INVALID_ARGUMENT names the one that is wrong.
 absl::StatusOr<std::vector<std::string>> CheckData(const std::vector<std::string>& data) {
   std::vector<std::string> result;
@@ -67,10 +72,10 @@ absl::Status CheckFleet(Client& client, const v1::JobSpec& spec, bool joined) {
         offered.push_back(dataset.name());
       }
     }
-    if (slots > 0 && spec.ranks() > slots) {
-      return absl::InvalidArgumentError(absl::StrCat("the recipe wants ", spec.ranks(), " ranks, but ",
+    if (slots > 0 && LeastRanks(spec) > slots) {
+      return absl::InvalidArgumentError(absl::StrCat("the recipe wants ", LeastRanks(spec), " ranks, but ",
                                                      joined ? "the worker that runs already" : "this machine", " has ", slots, slots == 1 ? " slot" : " slots",
-                                                     "; change `ranks`, or give --slots ", spec.ranks()));
+                                                     "; change `ranks`, or give --slots ", LeastRanks(spec)));
     }
     if (slots > 0 && !has_data) {
       return absl::InvalidArgumentError(absl::StrCat("no data set \"", spec.data().name(),
@@ -146,9 +151,9 @@ int RunRun(const RunArguments& arguments) {
   for (const absl::Status& status : {data.status(), programs.status(), state.status()}) {
     if (!status.ok()) return Report(status);
   }
-  if (arguments.slots > 0 && checked->spec.ranks() > arguments.slots) {
+  if (arguments.slots > 0 && LeastRanks(checked->spec) > arguments.slots) {
     return Report(
-        absl::InvalidArgumentError(absl::StrCat("the recipe wants ", checked->spec.ranks(), " ranks, but --slots gives ", arguments.slots, " slots")));
+        absl::InvalidArgumentError(absl::StrCat("the recipe wants ", LeastRanks(checked->spec), " ranks, but --slots gives ", arguments.slots, " slots")));
   }
 
   Interrupt interrupt;  // before gRPC starts threads

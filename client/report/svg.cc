@@ -13,6 +13,9 @@ namespace {
 
 constexpr int kPalette = 8;
 constexpr double kWidth = 560, kHeight = 280;
+constexpr double kRow = 24, kNames = 200;  // of bars of shares
+constexpr double kBoxWidth = 216, kBoxHeight = 74, kGapX = 44, kGapY = 14;
+constexpr size_t kNameLength = 34;
 constexpr double kLeft = 56, kRight = 12, kTop = 12, kBottom = 44;
 
 // Not blown up where the page has more room than it needs.
@@ -170,7 +173,6 @@ std::string Svg(const LinePlot& plot, const std::string& id) {
 }
 
 std::string Svg(const SharePlot& plot, const std::string& id) {
-  constexpr double kRow = 24, kNames = 200;
   const double height = 8 + kRow * static_cast<double>(std::max<size_t>(1, plot.rows.size()));
   std::string out = Open(kWidth, height, plot.title, id);
   if (plot.rows.empty()) return out + Text(kWidth / 2, height / 2, "nothing was measured yet") + "</svg></figure>";
@@ -192,8 +194,6 @@ std::string Svg(const SharePlot& plot, const std::string& id) {
 }
 
 std::string Svg(const GraphPlot& plot, const std::string& id) {
-  constexpr double kBoxWidth = 216, kBoxHeight = 74, kGapX = 44, kGapY = 14;
-  constexpr size_t kNameLength = 34;
   std::map<std::string, std::pair<int, int>> places;  // column and row
   std::vector<int> rows;
   for (const GraphPlot::Box& box : plot.boxes) {
