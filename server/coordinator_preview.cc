@@ -37,7 +37,8 @@ v1::Job Coordinator::Preview(const v1::JobSpec& spec) {
   v1::Job view;
   *view.mutable_spec() = spec;
   view.set_state(v1::JOB_STATE_PENDING);
-  const auto [digest, weights_digest] = KnownDigests(spec);
+  const std::pair<std::string, std::string> digests = KnownDigests(spec);
+  const std::string& digest = digests.first;
   if (digest.empty()) {
     view.add_notes(absl::StrCat("no job has used ", spec.has_initial_weights() ? "this data set with these initial weights" : "this data set",
                                 " so far: what is shared, where it runs and when is not known"));
@@ -53,7 +54,7 @@ v1::Job Coordinator::Preview(const v1::JobSpec& spec) {
   std::vector<const Stage*> stages;
   std::set<std::string> done, stopped;
   std::map<std::string, const v1::EpochResult*> full_precision;  // of each stage: what its accuracy drops are from
-  for (auto& [planned, require, on_gate_failure] : PlanJob(spec, digest, weights_digest)) {
+  for (auto& [planned, require, on_gate_failure] : PlanJob(spec, digest, digests.second)) {
     v1::Stage& shown = *view.add_stages();
     shown.set_name(planned.name());
     *shown.mutable_spec() = planned;
