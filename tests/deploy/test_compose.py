@@ -140,7 +140,7 @@ class ComposeTest(unittest.TestCase):
         self.addCleanup(self.run_command, 'iptables', '-w', '-D', *rule)
         gateway = network['IPAM']['Config'][0]['Gateway']
         self.run_command('docker-compose', '-p', 'further', '-f', DEPLOY / 'compose.worker.yaml', 'up', '-d', '--no-build',
-                         env={**outside, 'BITSTAIR_DATA_ADDRESS': gateway, 'BITSTAIR_WORKER_METRICS_PORT': str(worker_metrics_port)})
+                         env={**outside, 'BITSTAIR_DATA_ADDRESS': gateway, 'BITSTAIR_CORES': '2/2', 'BITSTAIR_WORKER_METRICS_PORT': str(worker_metrics_port)})
 
         def bitstair(*arguments):
             return self.run_command(BUILD / 'bin' / 'bitstair', *arguments, env=outside)
@@ -169,7 +169,7 @@ class ComposeTest(unittest.TestCase):
         def ended():
             value = described()
             return value['state'] in ('SUCCEEDED', 'FAILED', 'CANCELLED') and value
-        done = wait_for(ended, 'the job ends', 200, 0.5)
+        done = wait_for(ended, 'the job ends', 300, 0.5)
         self.assertEqual(done['state'], 'SUCCEEDED', json.dumps(done)[-3000:])
         again = [s for s in done['stages'] if s['name'] == stage['name']][0]
         self.assertGreater(again['attempts'], 1, json.dumps(again))
