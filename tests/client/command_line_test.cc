@@ -92,7 +92,8 @@ TEST_F(CommandLineTest, EveryCommandHasHelpWithExamples) {
     EXPECT_THAT(outcome.err, IsEmpty()) << command;
   }
   EXPECT_THAT(Run({"--help"}).out, HasSubstr("Examples:"));
-  EXPECT_THAT(Run({"--version"}).out, AllOf(StartsWith("bitstair 0."), HasSubstr("\ncommit "), HasSubstr("\nLibTorch "), HasSubstr("\nCUDA "), HasSubstr("\nfeatures ")));
+  EXPECT_THAT(Run({"--version"}).out,
+              AllOf(StartsWith("bitstair 0."), HasSubstr("\ncommit "), HasSubstr("\nLibTorch "), HasSubstr("\nCUDA "), HasSubstr("\nfeatures ")));
 }
 
 TEST_F(CommandLineTest, WrongUsageIsTwoWithAMessageOnStderr) {
