@@ -4,11 +4,13 @@
 #include <iostream>
 
 #include "client/commands/command.h"
+#include "core/version/version.h"
 
 int main(int argc, char** argv) {
   using namespace bitstair::client;
+  namespace core = bitstair::core;
   CLI::App app("Bitstair trains low-bit convolutional networks down a staircase of bit-widths.", "bitstair");
-  app.set_version_flag("--version", "bitstair " BITSTAIR_VERSION);
+  app.set_version_flag("--version", core::VersionText("bitstair"));
   app.require_subcommand(1);
   app.failure_message([](const CLI::App*, const CLI::Error& error) {
     return std::string("bitstair: ") + error.what() + "\nbitstair --help, or bitstair COMMAND --help, tells more.\n";

@@ -23,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "core/files/durable_file.h"
+#include "core/version/version.h"
 #include "server/client_lifeline.h"
 #include "server/coordinator.h"
 #include "server/daemon/daemon.h"
@@ -221,7 +222,7 @@ int Main(int argc, char** argv) {
       "Exit codes: 0 done, 1 the job store failed, 2 wrong usage or a state folder or address that cannot be used.");
   Flags flags;
   flags.state_dir = DefaultStateDir();
-  app.set_version_flag("--version", std::string("bitstair-server ") + BITSTAIR_VERSION);
+  app.set_version_flag("--version", core::VersionText("bitstair-server"));
   app.add_option("--listen", flags.listen, "HOST:PORT of the gRPC API; port 0: any free one")->capture_default_str();
   app.add_option("--metrics-listen", flags.metrics_listen, "HOST:PORT of /metrics")->capture_default_str();
   app.add_option("--state-dir", flags.state_dir, "folder of all state; held by one server at a time")->capture_default_str();

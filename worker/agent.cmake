@@ -6,5 +6,4 @@ bitstair_library(bitstair_worker_lib
   LIBS bitstair_grpc bitstair_daemon bitstair_digest bitstair_files bitstair_named_folders bitstair_trainer_frames bitstair_asio
        bitstair_http prometheus-cpp::core spdlog::spdlog absl::status absl::statusor absl::strings absl::flat_hash_map ${CMAKE_DL_LIBS})
 target_compile_definitions(bitstair_worker_lib PRIVATE BITSTAIR_VERSION="${PROJECT_VERSION}" BITSTAIR_WITH_CUDA=$<BOOL:${BITSTAIR_CUDA}>)
-bitstair_program(bitstair-worker SOURCES main.cc LIBS bitstair_worker_lib CLI11::CLI11 nlohmann_json::nlohmann_json)
-target_compile_definitions(bitstair-worker PRIVATE BITSTAIR_VERSION="${PROJECT_VERSION}")
+bitstair_program(bitstair-worker SOURCES main.cc LIBS bitstair_worker_lib bitstair_version CLI11::CLI11 nlohmann_json::nlohmann_json)

@@ -24,6 +24,7 @@ extern "C" {
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/files/durable_file.h"
+#include "core/version/version.h"
 #include "server/daemon/daemon.h"
 #include "worker/agent.h"
 #include "worker/datasets.h"
@@ -237,7 +238,7 @@ int main(int argc, char** argv) {
   bitstair::worker::Flags flags;
   CLI::App app("Runs trainers on this host for a Bitstair coordinator.", "bitstair-worker");
   app.footer(bitstair::worker::kExamples);
-  app.set_version_flag("--version", std::string("bitstair-worker ") + BITSTAIR_VERSION);
+  app.set_version_flag("--version", bitstair::core::VersionText("bitstair-worker"));
   app.add_option("--coordinator", flags.coordinator, "Address of the coordinator")->type_name("HOST:PORT")->capture_default_str();
   app.add_option("--state-dir", flags.state_dir, "Folder for the worker's id, logs and cached checkpoints; one worker at a time")->type_name("DIR")->required();
   app.add_option("--name", flags.name, "Name shown to people (default: the host's name)")->type_name("NAME");

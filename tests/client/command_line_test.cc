@@ -22,6 +22,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
+using testing::StartsWith;
 
 constexpr char kRecipe[] = R"(name: demo
 network: convnet28
@@ -91,7 +92,8 @@ TEST_F(CommandLineTest, EveryCommandHasHelpWithExamples) {
     EXPECT_THAT(outcome.err, IsEmpty()) << command;
   }
   EXPECT_THAT(Run({"--help"}).out, HasSubstr("Examples:"));
-  EXPECT_THAT(Run({"--version"}).out, HasSubstr("bitstair 0."));
+  EXPECT_THAT(Run({"--version"}).out,
+              AllOf(StartsWith("bitstair 0."), HasSubstr("\ncommit "), HasSubstr("\nLibTorch "), HasSubstr("\nCUDA "), HasSubstr("\nfeatures ")));
 }
 
 TEST_F(CommandLineTest, WrongUsageIsTwoWithAMessageOnStderr) {

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/dump.h"
+#include "core/version/version.h"
 #include "worker/evaluator/evaluation.h"
 
 namespace {
@@ -143,7 +144,7 @@ int Run(Flags& flags) {
 int main(int argc, char** argv) {
   CLI::App app("Accuracy of a network with weights from a file, on this machine.", "bitstair evaluate");
   app.footer(kExamples);
-  app.set_version_flag("--version", BITSTAIR_VERSION);
+  app.set_version_flag("--version", bitstair::core::VersionText("bitstair-evaluator"));
   Flags flags;
   AddOptions(app, flags);
   try {

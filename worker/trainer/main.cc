@@ -9,6 +9,7 @@
 #include <spdlog/spdlog.h>
 #include <CLI/CLI.hpp>
 
+#include "core/version/version.h"
 #include "server/daemon/daemon.h"
 #include "worker/trainer/trainer.h"
 #include "worker/trainer/worker_channel.h"
@@ -45,7 +46,7 @@ bitstair::v1::TrainerResult RunStage(bitstair::trainer::WorkerChannel& channel) 
 int main(int argc, char** argv) {
   CLI::App app("Trains one rank of one stage for a bitstair-worker.", "bitstair-trainer");
   app.footer(kExamples);
-  app.set_version_flag("--version", BITSTAIR_VERSION);
+  app.set_version_flag("--version", bitstair::core::VersionText("bitstair-trainer"));
   int socket_fd = -1;
   std::string log_level = "info";
   app.add_option("--socket-fd", socket_fd, "descriptor of the socket to the worker")->required()->check(CLI::NonNegativeNumber);

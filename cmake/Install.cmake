@@ -1,0 +1,54 @@
+# What `cmake --install` and `cpack -G DEB` make: a tree that runs from any folder, and needs nothing that ./dev setup downloaded.
+#   bin/                    the programs; they find each other beside themselves
+#   lib/bitstair/           LibTorch, oneDNN and the CUDA runtime, in a folder of their own so that /usr is a fit prefix
+#   lib/systemd/system/     units
+#   share/bitstair/         recipes/, proto/, and docker/ with what the images' entry points run
+#   share/doc/bitstair/     README, documents, licences of what lib/bitstair holds
+include(GNUInstallDirs)
+set(private_libraries lib/bitstair)
+
+install(TARGETS bitstair bitstair-server bitstair-worker RUNTIME DESTINATION bin)
+install(DIRECTORY recipes DESTINATION share/bitstair)
+install(DIRECTORY proto/bitstair/v1 DESTINATION share/bitstair/proto/bitstair FILES_MATCHING PATTERN "*.proto")
+install(PROGRAMS deploy/docker/worker-start deploy/docker/worker-health DESTINATION share/bitstair/docker)
+install(FILES README.md DESTINATION share/doc/bitstair)
+install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE)
+install(DIRECTORY deploy/systemd/ DESTINATION lib/systemd/system FILES_MATCHING PATTERN "*.service")
+
+if(BITSTAIR_TORCH)
+  install(TARGETS bitstair-trainer bitstair-evaluator RUNTIME DESTINATION bin)
+  set_target_properties(bitstair-trainer bitstair-evaluator PROPERTIES INSTALL_RPATH "$ORIGIN/../${private_libraries}")
+  set(cuda_runtime ${BITSTAIR_DEPS}/libtorch/nvidia/cu13/lib)
+  install(FILES ${BITSTAIR_TORCH_DIR}/lib/libtorch_cpu.so ${BITSTAIR_TORCH_DIR}/lib/libc10.so ${BITSTAIR_TORCH_DIR}/lib/libgomp.so.1
+    ${cuda_runtime}/libcudart.so.13 ${cuda_runtime}/libcupti.so.13 ${ONEDNN_LIBRARY} DESTINATION ${private_libraries})
+  file(GLOB licences RELATIVE ${BITSTAIR_DEPS} ${BITSTAIR_DEPS}/libtorch/*.dist-info/licenses/* ${BITSTAIR_DEPS}/onednn/onednn_cpu_gomp-*.dist-info/LICENSE*)
+  foreach(file ${licences})
+    string(REGEX MATCH "[^/]+\\.dist-info" wheel ${file})
+    string(REPLACE ".dist-info" "" wheel ${wheel})
+    install(FILES ${BITSTAIR_DEPS}/${file} DESTINATION share/doc/bitstair/licences/${wheel})
+  endforeach()
+endif()
+if(BITSTAIR_CUDA)
+  # The trainer loads it at run time. NVIDIA's own libraries (cuBLAS, cuDNN, NCCL ...) come from elsewhere: docs/deploy.md.
+  install(TARGETS bitstair_nccl LIBRARY DESTINATION ${private_libraries})
+  set_target_properties(bitstair_nccl PROPERTIES INSTALL_RPATH "$ORIGIN")
+  install(FILES ${BITSTAIR_TORCH_DIR}/lib/libtorch_cuda.so ${BITSTAIR_TORCH_DIR}/lib/libc10_cuda.so DESTINATION ${private_libraries})
+endif()
+
+set(CPACK_PACKAGE_NAME bitstair)
+set(CPACK_PACKAGE_VENDOR Bitstair)
+set(CPACK_PACKAGE_CONTACT "The Bitstair developers")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${PROJECT_DESCRIPTION}")
+set(CPACK_PACKAGE_DESCRIPTION "A coordinator, workers and a command line that train convolutional networks whose weights and activations have few bits.")
+set(CPACK_GENERATOR DEB)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION science)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_COMPRESSION_TYPE zstd)  # xz takes minutes for LibTorch
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS dataset-fashion-mnist)
+if(BITSTAIR_TORCH)
+  set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${BITSTAIR_TORCH_DIR}/lib ${cuda_runtime})
+endif()
+include(CPack)
