@@ -8,10 +8,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "client/commands/command.h"
 #include "client/json.h"
 #include "client/report/report.h"
 #include "client/table.h"
+#include "core/version/version.h"
 
 namespace bitstair::client {
 namespace {
@@ -33,7 +35,9 @@ int RunReport(const ReportArguments& arguments) {
     if (!metrics.ok()) return Fail(metrics.status(), arguments.coordinator);
     jobs.push_back({*std::move(job), *std::move(metrics)});
   }
-  const std::string page = ReportPage(jobs, BITSTAIR_VERSION);
+  // "0.1.0, commit ..., LibTorch ..."
+  const std::string version = absl::StrReplaceAll(core::VersionText("bitstair").substr(sizeof("bitstair")), {{"\n", ", "}, {"    ", " "}, {"  ", " "}});
+  const std::string page = ReportPage(jobs, version);
   if (arguments.file == "-") {
     Print(page);
     return kDone;
