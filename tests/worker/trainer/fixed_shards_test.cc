@@ -28,26 +28,6 @@ class FixedShardsTest : public TrainerTest {
     return start;
   }
 
-  // What is reported of the epochs, but for times.
-  static std::vector<std::string> Reported(const Outcome& outcome) {
-    std::vector<std::string> reported;
-    for (v1::EpochResult epoch : outcome.epochs) {
-      epoch.clear_seconds();
-      epoch.clear_images_per_second();
-      epoch.clear_peak_memory_bytes();
-      epoch.clear_step_seconds();
-      epoch.clear_data_wait_seconds();
-      reported.push_back(epoch.ShortDebugString());
-    }
-    return reported;
-  }
-
-  static std::vector<std::string> Digests(const Outcome& outcome) {
-    std::vector<std::string> digests;
-    for (const v1::TrainerCheckpoint& checkpoint : outcome.checkpoints) digests.push_back(checkpoint.checkpoint().sha256());
-    return digests;
-  }
-
   // Every checkpoint, also within an epoch, and every report are those of one rank.
   void ExpectSameOn(const std::vector<int>& gangs, v1::StartTrainer start, int shards = kShards) {
     start.mutable_spec()->mutable_checkpoint()->set_every_steps(4);

@@ -25,21 +25,6 @@ class SplitPairTest : public TrainerTest {
     start.set_world_size(2 * start.world_size());
     return start;
   }
-  static std::vector<std::string> Reported(const Outcome& outcome) {
-    std::vector<std::string> reported;
-    for (v1::EpochResult epoch : outcome.epochs) {
-      epoch.clear_seconds();
-      epoch.clear_images_per_second();
-      epoch.clear_data_wait_seconds();
-      reported.push_back(epoch.ShortDebugString());
-    }
-    return reported;
-  }
-  static std::vector<std::string> Digests(const Outcome& outcome) {
-    std::vector<std::string> digests;
-    for (const v1::TrainerCheckpoint& checkpoint : outcome.checkpoints) digests.push_back(checkpoint.checkpoint().sha256());
-    return digests;
-  }
 };
 
 // 54 steps of both nets, on one and on two ranks a set: the checkpoints are the same files, within an epoch too, and the reports the same numbers.

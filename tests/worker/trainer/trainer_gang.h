@@ -127,6 +127,27 @@ struct Outcome {
   int beats = 0;
 };
 
+// What is reported of the epochs, but for what differs between two runs: times and memory.
+inline std::vector<std::string> Reported(const Outcome& outcome) {
+  std::vector<std::string> reported;
+  for (v1::EpochResult epoch : outcome.epochs) {
+    epoch.clear_seconds();
+    epoch.clear_images_per_second();
+    epoch.clear_data_wait_seconds();
+    epoch.clear_peak_memory_bytes();
+    epoch.clear_step_seconds();
+    reported.push_back(epoch.ShortDebugString());
+  }
+  return reported;
+}
+
+// Of the checkpoints, in order.
+inline std::vector<std::string> Digests(const Outcome& outcome) {
+  std::vector<std::string> digests;
+  for (const v1::TrainerCheckpoint& checkpoint : outcome.checkpoints) digests.push_back(checkpoint.checkpoint().sha256());
+  return digests;
+}
+
 class TrainerTest : public ::testing::Test {
  protected:
   static constexpr int kTrainImages = 192, kTestImages = 50, kBatch = 32, kSteps = kTrainImages / kBatch;
