@@ -103,6 +103,10 @@ std::string StateWord(v1::StageState state) {
   return value == nullptr ? std::to_string(state) : EnumWord(*value);
 }
 
+std::string ShortTime(const google::protobuf::Timestamp& time) {
+  return TimeUtil::ToString(time).substr(0, sizeof("2026-01-02T03:04:05") - 1);
+}
+
 Json ToJson(const Message& message, EnumWords words) {
   if (message.GetDescriptor() == google::protobuf::Timestamp::descriptor()) {
     return TimeUtil::ToString(static_cast<const google::protobuf::Timestamp&>(message));

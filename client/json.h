@@ -2,6 +2,7 @@
 #pragma once
 
 #include <google/protobuf/message.h>
+#include <google/protobuf/timestamp.pb.h>
 
 #include <optional>
 #include <string>
@@ -16,6 +17,9 @@ enum class EnumWords { kUpper, kRecipe };  // "RUNNING", or as recipes write the
 // Fields by their proto names, in order: enums without prefix, times as RFC 3339, integers as numbers. Scalars without presence are always there,
 // absent messages, lists and optional fields are left out.
 Json ToJson(const google::protobuf::Message& message, EnumWords words = EnumWords::kUpper);
+
+// "2026-01-02T03:04:05", in UTC.
+std::string ShortTime(const google::protobuf::Timestamp& time);
 
 // An enum value without its prefix: JOB_STATE_RUNNING -> "RUNNING".
 std::string EnumWord(const google::protobuf::EnumValueDescriptor& value, EnumWords words = EnumWords::kUpper);

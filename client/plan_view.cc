@@ -79,20 +79,20 @@ std::string PlanText(const std::vector<server::PlannedStage>& stages) {
 }
 
 std::string PreviewText(const v1::Job& job) {
-  const auto time = [](const google::protobuf::Timestamp& at) { return ToJson(at).get<std::string>().substr(0, 19); };
   std::vector<std::vector<std::string>> rows;
   for (const v1::Stage& stage : job.stages()) {
     std::string where;
     for (const v1::RankPlacement& rank : stage.placement()) absl::StrAppend(&where, where.empty() ? "" : ", ", ShortName(rank.worker()));
     const bool done = stage.state() == v1::STAGE_STATE_SUCCEEDED;
-    rows.push_back(
-        {stage.spec().name(), BitsText(stage.spec()), stage.spec().parent().empty() ? "-" : stage.spec().parent(), absl::StrCat(stage.spec().epochs()),
-         stage.shared_with().empty() ? "-" : absl::StrCat(done ? "done in " : "joins ", ShortName(JobOf(stage.shared_with()))),
-         stage.memory_bytes() > 0 ? absl::StrFormat("%.0f MB", static_cast<double>(stage.memory_bytes()) / 1e6) : "-",
-         stage.has_expected_start_time() ? time(stage.expected_start_time()) : "-", stage.has_expected_end_time() ? time(stage.expected_end_time()) : "-",
-         !where.empty()           ? where
-         : stage.reason().empty() ? "-"
-                                  : stage.reason()});
+    rows.push_back({stage.spec().name(), BitsText(stage.spec()), stage.spec().parent().empty() ? "-" : stage.spec().parent(),
+                    absl::StrCat(stage.spec().epochs()),
+                    stage.shared_with().empty() ? "-" : absl::StrCat(done ? "done in " : "joins ", ShortName(JobOf(stage.shared_with()))),
+                    stage.memory_bytes() > 0 ? absl::StrFormat("%.0f MB", static_cast<double>(stage.memory_bytes()) / 1e6) : "-",
+                    stage.has_expected_start_time() ? ShortTime(stage.expected_start_time()) : "-",
+                    stage.has_expected_end_time() ? ShortTime(stage.expected_end_time()) : "-",
+                    !where.empty()           ? where
+                    : stage.reason().empty() ? "-"
+                                             : stage.reason()});
   }
   using enum Align;
   std::string text = Table({"stage", "bits W/A", "parent", "epochs", "shared", "memory", "start (UTC)", "end (UTC)", "ranks on, or what it waits for"},
@@ -101,7 +101,7 @@ std::string PreviewText(const v1::Job& job) {
   if (shared.stages > 0) {
     absl::StrAppend(&text, shared.stages, " of ", job.stages_size(), " stages are shared; ", Duration(shared.slot_seconds), " of slot time saved\n");
   }
-  if (job.has_expected_end_time()) absl::StrAppend(&text, "ends at about ", time(job.expected_end_time()), " UTC\n");
+  if (job.has_expected_end_time()) absl::StrAppend(&text, "ends at about ", ShortTime(job.expected_end_time()), " UTC\n");
   for (const std::string& note : job.notes()) absl::StrAppend(&text, "note: ", note, "\n");
   return text;
 }

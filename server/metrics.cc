@@ -56,7 +56,7 @@ constexpr std::array<Described, kStageGauges> kStageGaugeNames{{
     {"bitstair_stage_checkpoint_bytes", "Size of the newest checkpoint."},
 }};
 
-// What a ready stage may wait for: server/fleet_scheduler.h, WaitingReasons.
+// What a ready stage may wait for: WaitingCounts of server/scheduling/types.h, and a paused job's resumption.
 constexpr std::array<const char*, 6> kWaitingReasons{"slots", "quota", "yields", "impossible", "delay", "paused"};
 
 // core/kernels/step_clock.h, which this program does not link. Other words of a worker make no series.

@@ -93,7 +93,6 @@ class GraphResolver {
       const auto found = index.find(spec_.stages(i).parent());
       return found == index.end() ? -1 : found->second;
     };
-    std::set<int> in_cycle;
     for (int i = 0; i < spec_.stages_size(); ++i) {
       const v1::StageRecipe& stage = spec_.stages(i);
       if (stage.parent().empty()) {
@@ -110,21 +109,20 @@ class GraphResolver {
         Fault(Path(i) + ".parent", absl::StrCat("is ", from.name(), " with ", from.weight_bits(), "/", from.activation_bits(), " bits; ", stage.name(),
                                                 " with ", stage.weight_bits(), "/", stage.activation_bits(), " must not have more"));
       }
+      // Told once, at the first stage of the cycle.
       std::vector<std::string> way{stage.name()};
-      int at = parent;
-      for (int steps = 0; at >= 0 && at != i && steps < spec_.stages_size(); ++steps, at = parent_of(at)) way.push_back(spec_.stages(at).name());
-      if (at == i && in_cycle.insert(i).second) {
-        way.push_back(stage.name());
-        std::reverse(way.begin(), way.end());
-        if (std::none_of(in_cycle.begin(), in_cycle.end(), [&](int other) { return other != i && IsOn(other, way); })) {
-          Fault(Path(i) + ".parent", absl::StrCat("makes a cycle: ", absl::StrJoin(way, " -> ")));
-        }
+      int at = parent, first = i;
+      for (; at >= 0 && at != i && static_cast<int>(way.size()) <= spec_.stages_size(); at = parent_of(at)) {
+        way.push_back(spec_.stages(at).name());
+        first = std::min(first, at);
       }
+      if (at != i || first != i) continue;
+      way.push_back(stage.name());
+      std::reverse(way.begin(), way.end());
+      Fault(Path(i) + ".parent", absl::StrCat("makes a cycle: ", absl::StrJoin(way, " -> ")));
     }
     Drops(parent_of);
   }
-
-  bool IsOn(int stage, const std::vector<std::string>& way) const { return std::find(way.begin(), way.end(), spec_.stages(stage).name()) != way.end(); }
 
   void Root(int i, const v1::StageRecipe& stage) {
     const bool full = !IsQuantized(stage) || spec_.has_initial_weights();

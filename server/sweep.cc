@@ -3,6 +3,7 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 #include <google/protobuf/struct.pb.h>
+#include <google/protobuf/util/field_mask_util.h>
 
 #include <algorithm>
 #include <cmath>
@@ -23,6 +24,7 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Value;
+using google::protobuf::util::FieldMaskUtil;
 
 // Top-level fields that are the job's. The data set's digest and the initial weights' are one per job, too.
 const std::set<std::string>& JobFields() {
@@ -289,21 +291,15 @@ std::string ChoiceLabel(const v1::JobSpec& spec, const std::pair<std::string, in
 }
 
 void CopyJobFields(const v1::JobSpec& from, v1::JobSpec* to) {
-  const auto* reflection = to->GetReflection();
+  google::protobuf::FieldMask mask;
   for (const std::string& name : JobFields()) {
-    const FieldDescriptor* field = to->GetDescriptor()->FindFieldByName(name);
     // What may differ in the variants stays as it was written.
-    if (field == nullptr || name == "sweep" || name == "stages" || name == "initial_weights") continue;
-    v1::JobSpec part;
-    std::vector<const FieldDescriptor*> others;
-    part = from;
-    part.GetReflection()->ListFields(part, &others);
-    for (const FieldDescriptor* other : others) {
-      if (other != field) part.GetReflection()->ClearField(&part, other);
-    }
-    reflection->ClearField(to, field);
-    to->MergeFrom(part);
+    if (name != "sweep" && name != "stages" && name != "initial_weights" && name.find('.') == std::string::npos) mask.add_paths(name);
   }
+  FieldMaskUtil::MergeOptions options;
+  options.set_replace_message_fields(true);
+  options.set_replace_repeated_fields(true);
+  FieldMaskUtil::MergeMessageTo(from, mask, options, to);
 }
 
 }  // namespace bitstair::server

@@ -29,10 +29,6 @@ std::string TrainingOf(const v1::Stage& stage) {
   return stage.waiting_jobs() > 1 ? absl::StrCat("this and ", stage.waiting_jobs() - 1, " more") : "-";
 }
 
-std::string Clock(const google::protobuf::Timestamp& time) {
-  return ToJson(time).get<std::string>().substr(0, 19);
-}
-
 std::string StageTable(const v1::Job& job) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::Stage& stage : job.stages()) {
@@ -45,7 +41,7 @@ std::string StageTable(const v1::Job& job) {
     rows.push_back({ShortName(stage.name()), stage.spec().parent().empty() ? "-" : stage.spec().parent(), StateWord(stage.state()),
                     absl::StrCat(stage.epochs_size(), "/", stage.spec().epochs()), absl::StrCat(stage.attempts()), absl::StrCat(stage.generation()),
                     stage.key().substr(0, 12), TrainingOf(stage), where.empty() ? "-" : where,
-                    stage.has_expected_end_time() ? Clock(stage.expected_end_time()) : "-", why});
+                    stage.has_expected_end_time() ? ShortTime(stage.expected_end_time()) : "-", why});
   }
   using enum Align;
   return Table({"stage", "parent", "state", "epochs", "attempts", "generation", "key", "training of", "ranks on", "ends at about", "reason"},
@@ -55,7 +51,7 @@ std::string StageTable(const v1::Job& job) {
 std::string EventTable(const std::vector<v1::Event>& events) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::Event& event : events) {
-    rows.push_back({Clock(event.time()), event.stage().empty() ? "-" : ShortName(event.stage()), event.type(), event.message()});
+    rows.push_back({ShortTime(event.time()), event.stage().empty() ? "-" : ShortName(event.stage()), event.type(), event.message()});
   }
   using enum Align;
   return Table({"time (UTC)", "stage", "event", "message"}, {kLeft, kLeft, kLeft, kLeft}, rows);
@@ -129,7 +125,7 @@ int RunDescribe(const DescribeArguments& arguments) {
   std::string out =
       absl::StrCat("job      ", ShortName(job->name()), "\nstate    ", StateWord(job->state()), job->reason().empty() ? "" : ": ", job->reason(), "\nnetwork  ",
                    job->spec().network(), "\ndata     ", job->spec().data().name(), job->spec().data().path(), "\nranks    ", job->spec().ranks(), "\n");
-  if (job->has_expected_end_time()) absl::StrAppend(&out, "ends at  ", Clock(job->expected_end_time()), " UTC, about\n");
+  if (job->has_expected_end_time()) absl::StrAppend(&out, "ends at  ", ShortTime(job->expected_end_time()), " UTC, about\n");
   if (job->pinned()) absl::StrAppend(&out, "pinned   its checkpoints are not collected as garbage\n");
   const Shared shared = CountShared(*job);
   if (shared.stages > 0) {

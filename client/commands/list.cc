@@ -32,7 +32,7 @@ int RunList(const ListArguments& arguments) {
     const auto done =
         std::count_if(job.stages().begin(), job.stages().end(), [](const v1::Stage& stage) { return stage.state() == v1::STAGE_STATE_SUCCEEDED; });
     rows.push_back({ShortName(job.name()), job.spec().name(), StateWord(job.state()), absl::StrCat(done, "/", job.stages_size()),
-                    job.has_create_time() ? ToJson(job.create_time()).get<std::string>().substr(0, 19) : "-", Fit(job.reason(), 60)});
+                    job.has_create_time() ? ShortTime(job.create_time()) : "-", Fit(job.reason(), 60)});
   }
   using enum Align;
   Print(Table({"job", "name", "state", "stages", "created (UTC)", "reason"}, {kLeft, kLeft, kLeft, kRight, kLeft, kLeft}, rows));
