@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "core/digest/sha256.h"
 #include "proto/status.h"
+#include "server/daemon/transport.h"
 
 namespace bitstair::client {
 namespace {
@@ -26,7 +27,7 @@ constexpr milliseconds kStreamDeadline{120'000};
 constexpr milliseconds kReconnectPause{250};
 constexpr int kServing = 1;  // HealthCheckResponse.ServingStatus
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const ClientOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // in fact how long one attempt may take; a busy machine needs it
@@ -34,7 +35,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a fresh client tries at once, whatever an older one saw
   arguments.SetMaxReceiveMessageSize(64 << 20);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  const auto credentials = options.tls ? daemon::MakeChannelCredentials({options.tls_ca, "", ""}) : grpc::InsecureChannelCredentials();
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
 absl::Status Stopped() {
@@ -77,6 +79,7 @@ class Client::Call {
  public:
   Call(Client& client, milliseconds deadline) : client_(client) {
     context_.set_deadline(std::chrono::system_clock::now() + deadline);
+    if (!client_.options_.token.empty()) context_.AddMetadata("authorization", "Bearer " + client_.options_.token);
     const absl::MutexLock lock(&client_.mutex_);
     client_.in_flight_.push_back(&context_);
     if (client_.stopped_) context_.TryCancel();
@@ -127,11 +130,12 @@ class Client::Contact {
 
 Client::Client(const std::string& address, ClientOptions options)
     : address_(address),
-      options_(options),
-      channel_(MakeChannel(address)),
+      options_(std::move(options)),
+      channel_(MakeChannel(address, options_)),
       jobs_(v1::Jobs::NewStub(channel_)),
       fleet_(v1::Fleet::NewStub(channel_)),
-      artifacts_(v1::Artifacts::NewStub(channel_)) {}
+      artifacts_(v1::Artifacts::NewStub(channel_)),
+      access_(v1::Access::NewStub(channel_)) {}
 
 Client::~Client() = default;
 
@@ -305,6 +309,27 @@ absl::StatusOr<std::vector<v1::Worker>> Client::ListWorkers() {
     request.set_page_token(page->next_page_token());
   } while (!request.page_token().empty());
   return workers;
+}
+
+absl::StatusOr<v1::CreateTokenResponse> Client::CreateToken(const v1::Token& token, std::chrono::seconds ttl) {
+  v1::CreateTokenRequest request;
+  *request.mutable_token() = token;
+  if (ttl.count() >= 0) request.mutable_ttl()->set_seconds(ttl.count());
+  return Unary<v1::CreateTokenRequest, v1::CreateTokenResponse>(
+      [this](auto* context, const auto& in, auto* out) { return access_->CreateToken(context, in, out); }, request);
+}
+
+absl::StatusOr<std::vector<v1::Token>> Client::ListTokens() {
+  const auto list = Unary<v1::ListTokensRequest, v1::ListTokensResponse>(
+      [this](auto* context, const auto& in, auto* out) { return access_->ListTokens(context, in, out); }, v1::ListTokensRequest());
+  if (!list.ok()) return list.status();
+  return std::vector<v1::Token>(list->tokens().begin(), list->tokens().end());
+}
+
+absl::StatusOr<v1::Token> Client::RevokeToken(const std::string& token) {
+  v1::RevokeTokenRequest request;
+  request.set_name(absl::StartsWith(token, "tokens/") ? token : absl::StrCat("tokens/", token));
+  return Unary<v1::RevokeTokenRequest, v1::Token>([this](auto* context, const auto& in, auto* out) { return access_->RevokeToken(context, in, out); }, request);
 }
 
 absl::StatusOr<bool> Client::IsServing() {

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "bitstair/v1/access.grpc.pb.h"
 #include "bitstair/v1/artifacts.grpc.pb.h"
 #include "bitstair/v1/fleet.grpc.pb.h"
 #include "bitstair/v1/jobs.grpc.pb.h"
@@ -23,6 +24,11 @@ struct ClientOptions {
   std::chrono::milliseconds call_deadline{10'000};
   // A watch or a followed log gives up with UNAVAILABLE after so long without any contact.
   std::chrono::milliseconds max_silence{60'000};
+  // TLS; whom to believe about the coordinator's certificate: the authorities in this file (PEM), or, where it is empty, the system's.
+  bool tls = false;
+  std::string tls_ca;
+  // Sent with every call (docs/security.md). Empty: none. Not without TLS, except to loopback: the coordinator refuses it then.
+  std::string token;
 };
 
 // "jobs/x" for "x" and "jobs/x".
@@ -70,6 +76,11 @@ class Client {
   absl::StatusOr<v1::Worker> CordonWorker(const std::string& worker);
   absl::StatusOr<v1::Worker> UncordonWorker(const std::string& worker);
   absl::StatusOr<v1::Worker> DrainWorker(const std::string& worker);
+  // For admins. ttl: 0 never expires, below 0 the coordinator's default.
+  absl::StatusOr<v1::CreateTokenResponse> CreateToken(const v1::Token& token, std::chrono::seconds ttl);
+  absl::StatusOr<std::vector<v1::Token>> ListTokens();
+  // token: with or without "tokens/".
+  absl::StatusOr<v1::Token> RevokeToken(const std::string& token);
   // Whether the coordinator's health service (grpc.health.v1) answers SERVING.
   absl::StatusOr<bool> IsServing();
 
@@ -103,6 +114,7 @@ class Client {
   std::unique_ptr<v1::Jobs::Stub> jobs_;
   std::unique_ptr<v1::Fleet::Stub> fleet_;
   std::unique_ptr<v1::Artifacts::Stub> artifacts_;
+  std::unique_ptr<v1::Access::Stub> access_;
   mutable absl::Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<grpc::ClientContext*> in_flight_ ABSL_GUARDED_BY(mutex_);

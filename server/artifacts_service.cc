@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/status.h"
-#include "server/unary_reply.h"
+#include "server/call.h"
 
 namespace bitstair::server {
 namespace {
@@ -114,26 +114,24 @@ class DownloadCall final : public grpc::ServerWriteReactor<v1::DownloadArtifactR
 
 }  // namespace
 
-grpc::ServerReadReactor<v1::UploadArtifactRequest>* ArtifactsService::UploadArtifact(grpc::CallbackServerContext*, v1::Artifact* response) {
+grpc::ServerReadReactor<v1::UploadArtifactRequest>* ArtifactsService::UploadArtifact(grpc::CallbackServerContext* context, v1::Artifact* response) {
+  const auto caller = gatekeeper_->Admit(*context, "UploadArtifact");
+  if (!caller.ok()) return RefuseStream<grpc::ServerReadReactor<v1::UploadArtifactRequest>>(metrics_, "UploadArtifact", caller.status());
   auto call = std::make_shared<UploadCall>(store_, metrics_, file_threads_, response);
   call->Begin();
   return call.get();
 }
 
 grpc::ServerUnaryReactor* ArtifactsService::GetArtifact(grpc::CallbackServerContext* context, const v1::GetArtifactRequest* request, v1::Artifact* response) {
-  auto* reactor = context->DefaultReactor();
-  boost::asio::post(*file_threads_, [store = store_, metrics = metrics_, reactor, response, sha256 = request->sha256()] {
-    auto artifact = store->Find(sha256);
-    const absl::Status status = artifact.status();
-    metrics->CountRpc("GetArtifact", status);
-    if (status.ok()) *response = *std::move(artifact);
-    reactor->Finish(ToGrpc(status));
+  return AnswerUnary(gatekeeper_, metrics_, context, "GetArtifact", request->sha256(), response, [&](const Caller&, Reply<v1::Artifact> reply) {
+    boost::asio::post(*file_threads_, [store = store_, reply = std::move(reply), sha256 = request->sha256()] { reply(store->Find(sha256)); });
   });
-  return reactor;
 }
 
-grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactsService::DownloadArtifact(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactsService::DownloadArtifact(grpc::CallbackServerContext* context,
                                                                                            const v1::DownloadArtifactRequest* request) {
+  const auto caller = gatekeeper_->Admit(*context, "DownloadArtifact", request->sha256());
+  if (!caller.ok()) return RefuseStream<grpc::ServerWriteReactor<v1::DownloadArtifactResponse>>(metrics_, "DownloadArtifact", caller.status());
   auto call = std::make_shared<DownloadCall>(store_, metrics_, file_threads_, *request);
   call->Begin();
   return call.get();
@@ -141,9 +139,8 @@ grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactsService::Downlo
 
 grpc::ServerUnaryReactor* ArtifactsService::CollectGarbage(grpc::CallbackServerContext* context, const v1::CollectGarbageRequest* request,
                                                            v1::CollectGarbageResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->CollectGarbage(*request, UnaryReply(reactor, response, metrics_, "CollectGarbage"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "CollectGarbage", "", response,
+                     [&](const Caller&, Reply<v1::CollectGarbageResponse> reply) { coordinator_->CollectGarbage(*request, std::move(reply)); });
 }
 
 }  // namespace bitstair::server

@@ -5,6 +5,7 @@
 
 #include "bitstair/v1/artifacts.grpc.pb.h"
 #include "server/coordinator.h"
+#include "server/security/gatekeeper.h"
 
 namespace bitstair::server {
 
@@ -13,8 +14,8 @@ class ArtifactsService final : public v1::Artifacts::CallbackService {
   static constexpr size_t kMaxChunkBytes = 1 << 20;
 
   // Borrows all; they outlive the gRPC server.
-  ArtifactsService(Coordinator* coordinator, ArtifactStore* store, Metrics* metrics, boost::asio::thread_pool* file_threads)
-      : coordinator_(coordinator), store_(store), metrics_(metrics), file_threads_(file_threads) {}
+  ArtifactsService(Coordinator* coordinator, ArtifactStore* store, Metrics* metrics, Gatekeeper* gatekeeper, boost::asio::thread_pool* file_threads)
+      : coordinator_(coordinator), store_(store), metrics_(metrics), gatekeeper_(gatekeeper), file_threads_(file_threads) {}
 
   grpc::ServerReadReactor<v1::UploadArtifactRequest>* UploadArtifact(grpc::CallbackServerContext* context, v1::Artifact* response) override;
   grpc::ServerUnaryReactor* GetArtifact(grpc::CallbackServerContext* context, const v1::GetArtifactRequest* request, v1::Artifact* response) override;
@@ -27,6 +28,7 @@ class ArtifactsService final : public v1::Artifacts::CallbackService {
   Coordinator* const coordinator_;
   ArtifactStore* const store_;
   Metrics* const metrics_;
+  Gatekeeper* const gatekeeper_;
   boost::asio::thread_pool* const file_threads_;
 };
 

@@ -3,9 +3,10 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "proto/status.h"
+#include "server/call.h"
 #include "server/stream_writer.h"
-#include "server/unary_reply.h"
 
 namespace bitstair::server {
 namespace {
@@ -17,12 +18,15 @@ class WorkerCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
                          public WorkerStream,
                          public std::enable_shared_from_this<WorkerCall> {
  public:
-  WorkerCall(Coordinator* coordinator, Metrics* metrics)
+  WorkerCall(Coordinator* coordinator, Metrics* metrics, Gatekeeper* gatekeeper, Caller caller)
       : coordinator_(coordinator),
+        gatekeeper_(gatekeeper),
+        caller_(std::move(caller)),
         writer_(
             kMaxWaitingMessages, [this](const v1::CoordinatorMessage* message) { StartWrite(message); },
             [this, metrics](const absl::Status& status) {
               metrics->CountRpc("Connect", status);
+              gatekeeper_->Ended(caller_, status);
               Finish(ToGrpc(status));
             }) {}
 
@@ -39,6 +43,10 @@ class WorkerCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
       coordinator_->OnWorkerStreamEnded(shared_from_this());
       return writer_.Close(absl::OkStatus());
     }
+    if (const absl::Status status = CheckIdentity(incoming_); !status.ok()) {
+      coordinator_->OnWorkerStreamEnded(shared_from_this());
+      return writer_.Close(status);
+    }
     coordinator_->OnWorkerMessage(shared_from_this(), std::move(incoming_));
     incoming_.Clear();
     StartRead(&incoming_);
@@ -51,7 +59,18 @@ class WorkerCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
   }
 
  private:
+  // A certificate speaks for one worker only, and only while it is in force.
+  absl::Status CheckIdentity(const v1::WorkerMessage& message) {
+    if (caller_.is_revoked()) return absl::UnauthenticatedError("the worker's certificate was revoked");
+    if (!message.has_hello() || caller_.token.worker().empty()) return absl::OkStatus();
+    const std::string name = absl::StrCat("workers/", message.hello().worker_id());
+    if (name == caller_.token.worker()) return absl::OkStatus();
+    return absl::PermissionDeniedError(absl::StrCat("this certificate is for ", caller_.token.worker(), ", not for ", name));
+  }
+
   Coordinator* const coordinator_;
+  Gatekeeper* const gatekeeper_;
+  const Caller caller_;
   StreamWriter<v1::CoordinatorMessage> writer_;
   v1::WorkerMessage incoming_;
   std::shared_ptr<WorkerCall> self_;  // until OnDone
@@ -61,38 +80,35 @@ class WorkerCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
 
 grpc::ServerUnaryReactor* FleetService::ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest* request,
                                                     v1::ListWorkersResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->ListWorkers(*request, UnaryReply(reactor, response, metrics_, "ListWorkers"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "ListWorkers", "", response,
+                     [&](const Caller&, Reply<v1::ListWorkersResponse> reply) { coordinator_->ListWorkers(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
                                                      v1::ListDatasetsResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->ListDatasets(*request, UnaryReply(reactor, response, metrics_, "ListDatasets"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "ListDatasets", "", response,
+                     [&](const Caller&, Reply<v1::ListDatasetsResponse> reply) { coordinator_->ListDatasets(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::CordonWorker(grpc::CallbackServerContext* context, const v1::CordonWorkerRequest* request, v1::Worker* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->CordonWorker(request->name(), true, false, UnaryReply(reactor, response, metrics_, "CordonWorker"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "CordonWorker", request->name(), response,
+                     [&](const Caller&, Reply<v1::Worker> reply) { coordinator_->CordonWorker(request->name(), true, false, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::UncordonWorker(grpc::CallbackServerContext* context, const v1::UncordonWorkerRequest* request, v1::Worker* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->CordonWorker(request->name(), false, false, UnaryReply(reactor, response, metrics_, "UncordonWorker"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "UncordonWorker", request->name(), response,
+                     [&](const Caller&, Reply<v1::Worker> reply) { coordinator_->CordonWorker(request->name(), false, false, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::DrainWorker(grpc::CallbackServerContext* context, const v1::DrainWorkerRequest* request, v1::Worker* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->CordonWorker(request->name(), true, true, UnaryReply(reactor, response, metrics_, "DrainWorker"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "DrainWorker", request->name(), response,
+                     [&](const Caller&, Reply<v1::Worker> reply) { coordinator_->CordonWorker(request->name(), true, true, std::move(reply)); });
 }
 
-grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* FleetService::Connect(grpc::CallbackServerContext*) {
-  auto call = std::make_shared<WorkerCall>(coordinator_, metrics_);
+grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* FleetService::Connect(grpc::CallbackServerContext* context) {
+  auto caller = gatekeeper_->Admit(*context, "Connect");
+  if (!caller.ok()) return RefuseStream<grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>>(metrics_, "Connect", caller.status());
+  auto call = std::make_shared<WorkerCall>(coordinator_, metrics_, gatekeeper_, *std::move(caller));
   call->Begin();
   return call.get();
 }

@@ -3,13 +3,14 @@
 
 #include "bitstair/v1/fleet.grpc.pb.h"
 #include "server/coordinator.h"
+#include "server/security/gatekeeper.h"
 
 namespace bitstair::server {
 
 class FleetService final : public v1::Fleet::CallbackService {
  public:
-  // Borrows both; they outlive the gRPC server.
-  FleetService(Coordinator* coordinator, Metrics* metrics) : coordinator_(coordinator), metrics_(metrics) {}
+  // Borrows all; they outlive the gRPC server.
+  FleetService(Coordinator* coordinator, Metrics* metrics, Gatekeeper* gatekeeper) : coordinator_(coordinator), metrics_(metrics), gatekeeper_(gatekeeper) {}
 
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest* request,
                                         v1::ListWorkersResponse* response) override;
@@ -23,6 +24,7 @@ class FleetService final : public v1::Fleet::CallbackService {
  private:
   Coordinator* const coordinator_;
   Metrics* const metrics_;
+  Gatekeeper* const gatekeeper_;
 };
 
 }  // namespace bitstair::server

@@ -28,6 +28,16 @@ constexpr size_t kMaxLayerWidths = 64;
 constexpr size_t kMaxPatternBytes = 128;
 constexpr size_t kMaxVariableBytes = 256;
 
+bool AllOf(const std::string& text, absl::string_view extra, bool upper) {
+  return std::all_of(text.begin(), text.end(), [&](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (upper && c >= 'A' && c <= 'Z') || extra.find(c) != absl::string_view::npos;
+  });
+}
+
+bool IsLabel(const std::string& text, size_t most) {
+  return !text.empty() && text.size() <= most && AllOf(text, "-._", true);
+}
+
 class Resolver {
  public:
   explicit Resolver(v1::JobSpec spec) : spec_(std::move(spec)) {}
@@ -92,12 +102,6 @@ class Resolver {
     } else if (!is_valid(static_cast<int>(value))) {
       Fault(field, absl::StrCat("has no value ", static_cast<int>(value)));
     }
-  }
-
-  static bool AllOf(const std::string& text, absl::string_view extra, bool upper) {
-    return std::all_of(text.begin(), text.end(), [&](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (upper && c >= 'A' && c <= 'Z') || extra.find(c) != absl::string_view::npos;
-    });
   }
 
   void Names() {
@@ -279,7 +283,7 @@ class Resolver {
     if (!spec_.has_preemptible()) spec_.set_preemptible(true);
     Choice("priority", spec_.priority(), v1::PRIORITY_CLASS_NORMAL, v1::PriorityClass_IsValid, [&](auto v) { spec_.set_priority(v); });
     if (!spec_.has_queue()) spec_.set_queue("default");
-    if (!IsLabel(spec_.queue(), 40)) Fault("queue", "must be 1 to 40 characters of A-Z, a-z, 0-9, '-', '_' and '.'");
+    if (!IsQueueName(spec_.queue())) Fault("queue", "must be 1 to 40 characters of A-Z, a-z, 0-9, '-', '_' and '.'");
     if (spec_.labels().size() > 16) Fault("labels", "has more than 16 entries");
     std::vector<std::pair<std::string, std::string>> sorted(spec_.labels().begin(), spec_.labels().end());
     std::sort(sorted.begin(), sorted.end());
@@ -289,8 +293,6 @@ class Resolver {
       }
     }
   }
-
-  static bool IsLabel(const std::string& text, size_t most) { return !text.empty() && text.size() <= most && AllOf(text, "-._", true); }
 
   static bool IsAbsolutePath(const std::string& path) { return path[0] == '/' && path.size() <= kMaxTextBytes && path.find('\0') == std::string::npos; }
 
@@ -506,6 +508,10 @@ absl::StatusOr<v1::JobSpec> ResolveSweep(v1::JobSpec spec) {
 
 absl::StatusOr<v1::JobSpec> ResolveJobSpec(v1::JobSpec spec) {
   return spec.sweep().empty() ? Resolver(std::move(spec)).Run() : ResolveSweep(std::move(spec));
+}
+
+bool IsQueueName(const std::string& name) {
+  return IsLabel(name, 40);
 }
 
 }  // namespace bitstair::server

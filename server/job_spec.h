@@ -18,6 +18,9 @@ namespace bitstair::server {
 // makes it so before it submits.
 absl::StatusOr<v1::JobSpec> ResolveJobSpec(v1::JobSpec spec);
 
+// 1 to 40 characters of A-Z, a-z, 0-9, '-', '_' and '.'.
+bool IsQueueName(const std::string& name);
+
 // How many stages a resolved spec's quantised widths make: one each, or with two_stage two each.
 int QuantizedStageCount(const v1::JobSpec& resolved);
 

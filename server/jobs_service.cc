@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "proto/status.h"
+#include "server/call.h"
 #include "server/stream_writer.h"
-#include "server/unary_reply.h"
 
 namespace bitstair::server {
 namespace {
@@ -21,8 +21,9 @@ constexpr auto kLogPoll = std::chrono::milliseconds(200);
 
 class WatchCall final : public grpc::ServerWriteReactor<v1::WatchJobResponse>, public JobWatcher, public std::enable_shared_from_this<WatchCall> {
  public:
-  WatchCall(Coordinator* coordinator, Metrics* metrics)
+  WatchCall(Coordinator* coordinator, Metrics* metrics, Caller caller)
       : coordinator_(coordinator),
+        caller_(std::move(caller)),
         writer_(
             kMaxWaitingChanges, [this](const v1::WatchJobResponse* change) { StartWrite(change); },
             [this, metrics](const absl::Status& status) {
@@ -36,6 +37,7 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchJobResponse>, p
   }
 
   void Send(v1::WatchJobResponse change) override {
+    if (caller_.is_revoked()) return writer_.Close(absl::UnauthenticatedError("the token was revoked"));
     const std::string topic = change.has_job() ? "job" : change.has_progress() ? change.progress().name() : "";
     writer_.Send(std::move(change), topic);
   }
@@ -50,6 +52,7 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchJobResponse>, p
 
  private:
   Coordinator* const coordinator_;
+  const Caller caller_;
   StreamWriter<v1::WatchJobResponse> writer_;
   std::shared_ptr<WatchCall> self_;  // until OnDone
 };
@@ -57,8 +60,14 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchJobResponse>, p
 // One step at a time: where is the log now -> read some -> write it -> again. With `follow` it waits and looks again until the stage has ended.
 class LogCall final : public grpc::ServerWriteReactor<v1::StreamLogsResponse>, public std::enable_shared_from_this<LogCall> {
  public:
-  LogCall(Coordinator* coordinator, LogStore* logs, Metrics* metrics, boost::asio::thread_pool* threads, v1::StreamLogsRequest request)
-      : coordinator_(coordinator), logs_(logs), metrics_(metrics), threads_(threads), timer_(threads->get_executor()), request_(std::move(request)) {}
+  LogCall(Coordinator* coordinator, LogStore* logs, Metrics* metrics, Caller caller, boost::asio::thread_pool* threads, v1::StreamLogsRequest request)
+      : coordinator_(coordinator),
+        logs_(logs),
+        metrics_(metrics),
+        caller_(std::move(caller)),
+        threads_(threads),
+        timer_(threads->get_executor()),
+        request_(std::move(request)) {}
 
   void Begin() {
     self_ = shared_from_this();
@@ -83,6 +92,7 @@ class LogCall final : public grpc::ServerWriteReactor<v1::StreamLogsResponse>, p
   void ReadMore() {
     boost::asio::post(*threads_, [self = shared_from_this()] {
       if (self->cancelled_) return self->End(absl::CancelledError("cancelled"));
+      if (self->caller_.is_revoked()) return self->End(absl::UnauthenticatedError("the token was revoked"));
       auto chunk = self->logs_->Read(self->position_.file, self->offset_, kLogChunkBytes);
       if (!chunk.ok()) return self->End(chunk.status());
       self->offset_ = chunk->next_offset;
@@ -108,6 +118,7 @@ class LogCall final : public grpc::ServerWriteReactor<v1::StreamLogsResponse>, p
   Coordinator* const coordinator_;
   LogStore* const logs_;
   Metrics* const metrics_;
+  const Caller caller_;
   boost::asio::thread_pool* const threads_;
   boost::asio::steady_timer timer_;
   const v1::StreamLogsRequest request_;
@@ -122,94 +133,102 @@ class LogCall final : public grpc::ServerWriteReactor<v1::StreamLogsResponse>, p
 }  // namespace
 
 grpc::ServerUnaryReactor* JobsService::CreateJob(grpc::CallbackServerContext* context, const v1::CreateJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->CreateJob(*request, UnaryReply(reactor, response, metrics_, "CreateJob"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "CreateJob", "", response, [&](const Caller& caller, Reply<v1::Job> reply) {
+    const std::string queue = request->spec().has_queue() ? request->spec().queue() : "default";
+    if (!caller.MayUse(queue)) return reply(MayNotUse(caller, queue));
+    coordinator_->CreateJob(*request, std::move(reply));
+  });
+}
+
+// A change of a job: the caller's token must be good for its queue, too.
+template <typename Change>
+grpc::ServerUnaryReactor* JobsService::ChangeJob(grpc::CallbackServerContext* context, const std::string& method, const std::string& name, v1::Job* response,
+                                                 Change change) {
+  return AnswerUnary(gatekeeper_, metrics_, context, method, name, response, [&](const Caller& caller, Reply<v1::Job> reply) {
+    if (caller.token.queues().empty()) return change(std::move(reply));
+    coordinator_->GetJob(name, [caller, change, reply = std::move(reply)](const absl::StatusOr<v1::Job>& job) {
+      if (!job.ok()) return reply(job.status());
+      if (!caller.MayUse(job->spec().queue())) return reply(MayNotUse(caller, job->spec().queue()));
+      change(reply);
+    });
+  });
 }
 
 grpc::ServerUnaryReactor* JobsService::GetJob(grpc::CallbackServerContext* context, const v1::GetJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->GetJob(request->name(), UnaryReply(reactor, response, metrics_, "GetJob"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "GetJob", request->name(), response,
+                     [&](const Caller&, Reply<v1::Job> reply) { coordinator_->GetJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListJobs(grpc::CallbackServerContext* context, const v1::ListJobsRequest* request, v1::ListJobsResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->ListJobs(*request, UnaryReply(reactor, response, metrics_, "ListJobs"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "ListJobs", "", response,
+                     [&](const Caller&, Reply<v1::ListJobsResponse> reply) { coordinator_->ListJobs(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::CancelJob(grpc::CallbackServerContext* context, const v1::CancelJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->CancelJob(request->name(), UnaryReply(reactor, response, metrics_, "CancelJob"));
-  return reactor;
+  return ChangeJob(context, "CancelJob", request->name(), response,
+                   [this, request](Reply<v1::Job> reply) { coordinator_->CancelJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::PauseJob(grpc::CallbackServerContext* context, const v1::PauseJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->PauseJob(request->name(), UnaryReply(reactor, response, metrics_, "PauseJob"));
-  return reactor;
+  return ChangeJob(context, "PauseJob", request->name(), response,
+                   [this, request](Reply<v1::Job> reply) { coordinator_->PauseJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ResumeJob(grpc::CallbackServerContext* context, const v1::ResumeJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->ResumeJob(request->name(), UnaryReply(reactor, response, metrics_, "ResumeJob"));
-  return reactor;
+  return ChangeJob(context, "ResumeJob", request->name(), response,
+                   [this, request](Reply<v1::Job> reply) { coordinator_->ResumeJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::RetryJob(grpc::CallbackServerContext* context, const v1::RetryJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->RetryJob(request->name(), UnaryReply(reactor, response, metrics_, "RetryJob"));
-  return reactor;
+  return ChangeJob(context, "RetryJob", request->name(), response,
+                   [this, request](Reply<v1::Job> reply) { coordinator_->RetryJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::PrioritizeJob(grpc::CallbackServerContext* context, const v1::PrioritizeJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->PrioritizeJob(*request, UnaryReply(reactor, response, metrics_, "PrioritizeJob"));
-  return reactor;
+  return ChangeJob(context, "PrioritizeJob", request->name(), response,
+                   [this, request](Reply<v1::Job> reply) { coordinator_->PrioritizeJob(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::PinJob(grpc::CallbackServerContext* context, const v1::PinJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->PinJob(request->name(), true, UnaryReply(reactor, response, metrics_, "PinJob"));
-  return reactor;
+  return ChangeJob(context, "PinJob", request->name(), response,
+                   [this, request](Reply<v1::Job> reply) { coordinator_->PinJob(request->name(), true, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::UnpinJob(grpc::CallbackServerContext* context, const v1::UnpinJobRequest* request, v1::Job* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->PinJob(request->name(), false, UnaryReply(reactor, response, metrics_, "UnpinJob"));
-  return reactor;
+  return ChangeJob(context, "UnpinJob", request->name(), response,
+                   [this, request](Reply<v1::Job> reply) { coordinator_->PinJob(request->name(), false, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListStages(grpc::CallbackServerContext* context, const v1::ListStagesRequest* request,
                                                   v1::ListStagesResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->ListStages(*request, UnaryReply(reactor, response, metrics_, "ListStages"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "ListStages", "", response,
+                     [&](const Caller&, Reply<v1::ListStagesResponse> reply) { coordinator_->ListStages(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListEvents(grpc::CallbackServerContext* context, const v1::ListEventsRequest* request,
                                                   v1::ListEventsResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->ListEvents(*request, UnaryReply(reactor, response, metrics_, "ListEvents"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "ListEvents", "", response,
+                     [&](const Caller&, Reply<v1::ListEventsResponse> reply) { coordinator_->ListEvents(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListMetrics(grpc::CallbackServerContext* context, const v1::ListMetricsRequest* request,
                                                    v1::ListMetricsResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  coordinator_->ListMetrics(*request, UnaryReply(reactor, response, metrics_, "ListMetrics"));
-  return reactor;
+  return AnswerUnary(gatekeeper_, metrics_, context, "ListMetrics", "", response,
+                     [&](const Caller&, Reply<v1::ListMetricsResponse> reply) { coordinator_->ListMetrics(*request, std::move(reply)); });
 }
 
-grpc::ServerWriteReactor<v1::StreamLogsResponse>* JobsService::StreamLogs(grpc::CallbackServerContext*, const v1::StreamLogsRequest* request) {
-  auto call = std::make_shared<LogCall>(coordinator_, logs_, metrics_, file_threads_, *request);
+grpc::ServerWriteReactor<v1::StreamLogsResponse>* JobsService::StreamLogs(grpc::CallbackServerContext* context, const v1::StreamLogsRequest* request) {
+  auto caller = gatekeeper_->Admit(*context, "StreamLogs", request->name());
+  if (!caller.ok()) return RefuseStream<grpc::ServerWriteReactor<v1::StreamLogsResponse>>(metrics_, "StreamLogs", caller.status());
+  auto call = std::make_shared<LogCall>(coordinator_, logs_, metrics_, *std::move(caller), file_threads_, *request);
   call->Begin();
   return call.get();
 }
 
-grpc::ServerWriteReactor<v1::WatchJobResponse>* JobsService::WatchJob(grpc::CallbackServerContext*, const v1::WatchJobRequest* request) {
-  auto call = std::make_shared<WatchCall>(coordinator_, metrics_);
+grpc::ServerWriteReactor<v1::WatchJobResponse>* JobsService::WatchJob(grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) {
+  auto caller = gatekeeper_->Admit(*context, "WatchJob", request->name());
+  if (!caller.ok()) return RefuseStream<grpc::ServerWriteReactor<v1::WatchJobResponse>>(metrics_, "WatchJob", caller.status());
+  auto call = std::make_shared<WatchCall>(coordinator_, metrics_, *std::move(caller));
   call->Begin(*request);
   return call.get();
 }

@@ -5,14 +5,15 @@
 
 #include "bitstair/v1/jobs.grpc.pb.h"
 #include "server/coordinator.h"
+#include "server/security/gatekeeper.h"
 
 namespace bitstair::server {
 
 class JobsService final : public v1::Jobs::CallbackService {
  public:
   // Borrows all; they outlive the gRPC server. Log files are read on `file_threads`.
-  JobsService(Coordinator* coordinator, LogStore* logs, Metrics* metrics, boost::asio::thread_pool* file_threads)
-      : coordinator_(coordinator), logs_(logs), metrics_(metrics), file_threads_(file_threads) {}
+  JobsService(Coordinator* coordinator, LogStore* logs, Metrics* metrics, Gatekeeper* gatekeeper, boost::asio::thread_pool* file_threads)
+      : coordinator_(coordinator), logs_(logs), metrics_(metrics), gatekeeper_(gatekeeper), file_threads_(file_threads) {}
 
   grpc::ServerUnaryReactor* CreateJob(grpc::CallbackServerContext* context, const v1::CreateJobRequest* request, v1::Job* response) override;
   grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* context, const v1::GetJobRequest* request, v1::Job* response) override;
@@ -32,9 +33,14 @@ class JobsService final : public v1::Jobs::CallbackService {
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
 
  private:
+  template <typename Change>
+  grpc::ServerUnaryReactor* ChangeJob(grpc::CallbackServerContext* context, const std::string& method, const std::string& name, v1::Job* response,
+                                      Change change);
+
   Coordinator* const coordinator_;
   LogStore* const logs_;
   Metrics* const metrics_;
+  Gatekeeper* const gatekeeper_;
   boost::asio::thread_pool* const file_threads_;
 };
 

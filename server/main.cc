@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -19,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -29,6 +31,7 @@
 #include "server/daemon/daemon.h"
 #include "server/daemon/http_server.h"
 #include "server/rpc_server.h"
+#include "server/security/security.h"
 #include "server/sqlite_job_store.h"
 
 namespace bitstair::server {
@@ -43,7 +46,8 @@ struct Flags {
   std::string log_level = "info";
   int ready_fd = -1;
   bool embedded = false;
-  bool insecure = false;
+  SecurityFlags security;
+  bool insecure_metrics = false;
   bool no_reflection = false;
   double lease_seconds = 8;
   double grace_seconds = 30;
@@ -63,9 +67,14 @@ int Refuse(const absl::Status& status) {
   return kExitUsage;
 }
 
-// gRPC's own lines, in our format; its errors are ours to explain, so they show at debug level only.
+// gRPC calls a plain function.
+std::atomic<Gatekeeper*> gatekeeper_for_grpc = nullptr;
+
+// gRPC's own lines, in our format; its errors are ours to explain, so they show at debug level only. A failed handshake is known from here alone.
 void LogFromGrpc(gpr_log_func_args* args) {
   spdlog::debug("grpc: {}", args->message);
+  Gatekeeper* const gatekeeper = gatekeeper_for_grpc;
+  if (gatekeeper != nullptr && absl::StrContains(args->message, "Handshake failed")) gatekeeper->HandshakeFailed(args->message);
 }
 
 constexpr int kMaxDiscovered = 1000;
@@ -127,13 +136,16 @@ int Serve(const Flags& flags) {
   if (!address.ok()) return Refuse(absl::InvalidArgumentError(absl::StrCat("--listen: ", address.status().message())));
   auto metrics_address = daemon::ParseHostPort(flags.metrics_listen);
   if (!metrics_address.ok()) return Refuse(absl::InvalidArgumentError(absl::StrCat("--metrics-listen: ", metrics_address.status().message())));
-  for (const auto& a : {*address, *metrics_address}) {
-    if (auto s = daemon::CheckListenAddress(a, flags.insecure); !s.ok()) return Refuse(s);
-  }
+  if (auto s = CheckSecurityFlags(flags.security, *address, absl::Now()); !s.ok()) return Refuse(s);
+  if (auto s = daemon::CheckListenAddress(*metrics_address, flags.security.insecure || flags.insecure_metrics, "--insecure-metrics"); !s.ok()) return Refuse(s);
   const std::string& state_dir = flags.state_dir;
   if (auto s = core::MakeWritableDirectory(state_dir); !s.ok()) return Refuse(s);
   const auto lock = daemon::DirectoryLock::Take(state_dir);
   if (!lock.ok()) return Refuse(lock.status());
+
+  const auto security = Security::Open(state_dir, flags.security, absl::Now());
+  if (!security.ok()) return Refuse(security.status());
+  gatekeeper_for_grpc = (*security)->gatekeeper();
 
   Metrics metrics(BITSTAIR_VERSION);
   SqliteJobStore::Options store_options;
@@ -161,7 +173,8 @@ int Serve(const Flags& flags) {
   };
   Coordinator coordinator(options, store->get(), artifacts->get(), &logs, &metrics);
   if (auto s = coordinator.Start(); !s.ok()) return Refuse(s);
-  RpcServer rpc(&coordinator, artifacts->get(), &logs, &metrics);
+  RpcServer rpc(&coordinator, artifacts->get(), &logs, &metrics,
+                {(*security)->gatekeeper(), (*security)->credentials(), (*security)->authority(), (*security)->tls()});
   const auto bound = rpc.Start(*address, !flags.no_reflection);
   if (!bound.ok()) return Refuse(absl::Status(bound.status().code(), absl::StrCat(bound.status().message(), " (--listen)")));
   const auto http = daemon::HttpServer::Start(*metrics_address, {{"/metrics", daemon::MetricsHandler(metrics.registry())},
@@ -218,7 +231,8 @@ int Main(int argc, char** argv) {
   app.footer(
       "Examples:\n"
       "  bitstair-server --state-dir /var/lib/bitstair\n"
-      "  bitstair-server --listen 10.0.0.5:7420 --insecure --state-dir /srv/bitstair    # a network you trust\n"
+      "  bitstair-server --listen 10.0.0.5:7420 --tls-cert server.crt --tls-key server.key --state-dir /srv/bitstair\n"
+      "  bitstair-server --listen 10.0.0.5:7420 --insecure --state-dir /srv/bitstair    # a network you trust; no tokens\n"
       "Exit codes: 0 done, 1 the job store failed, 2 wrong usage or a state folder or address that cannot be used.");
   Flags flags;
   flags.state_dir = DefaultStateDir();
@@ -243,7 +257,13 @@ int Main(int argc, char** argv) {
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error")->capture_default_str();
   app.add_option("--ready-fd", flags.ready_fd, "descriptor that gets one JSON line once the server serves");
   app.add_flag("--embedded", flags.embedded, "live only as long as clients are connected to STATE_DIR/clients.sock");
-  app.add_flag("--insecure", flags.insecure, "allow addresses other than loopback without encryption");
+  app.add_option("--tls-cert", flags.security.tls_certificate,
+                 "certificate of this server with its chain, PEM; people then need tokens, and workers join with one")
+      ->type_name("FILE");
+  app.add_option("--tls-key", flags.security.tls_key, "its private key, PEM without a passphrase")->type_name("FILE");
+  app.add_flag("--require-tokens", flags.security.require_tokens, "ask people for tokens also without TLS, on loopback");
+  app.add_flag("--insecure", flags.security.insecure, "allow addresses other than loopback without encryption and without tokens");
+  app.add_flag("--insecure-metrics", flags.insecure_metrics, "allow such an address for /metrics alone, which is plain HTTP");
   app.add_flag("--no-reflection", flags.no_reflection, "no gRPC reflection");
   try {
     app.parse(argc, argv);

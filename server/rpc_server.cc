@@ -2,6 +2,8 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
@@ -11,10 +13,29 @@
 namespace bitstair::server {
 namespace {
 constexpr int kMaxMessageBytes = 4 << 20;
+
+// The reflection library adds itself to every server of a program that is linked with it.
+class NoReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
+
+RpcServer::Security WithGatekeeper(RpcServer::Security security, Gatekeeper* fallback) {
+  if (security.gatekeeper == nullptr) security.gatekeeper = fallback;
+  return security;
+}
+
 }  // namespace
 
-RpcServer::RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics)
-    : jobs_(coordinator, logs, metrics, &file_threads_), fleet_(coordinator, metrics), artifacts_(coordinator, artifacts, metrics, &file_threads_) {}
+RpcServer::RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics, Security security)
+    : security_(WithGatekeeper(std::move(security), &open_)),
+      jobs_(coordinator, logs, metrics, security_.gatekeeper, &file_threads_),
+      fleet_(coordinator, metrics, security_.gatekeeper),
+      artifacts_(coordinator, artifacts, metrics, security_.gatekeeper, &file_threads_),
+      access_(security_.gatekeeper, security_.credentials, security_.authority, metrics, &file_threads_) {}
 
 RpcServer::~RpcServer() {
   Shutdown(absl::ZeroDuration());
@@ -23,20 +44,22 @@ RpcServer::~RpcServer() {
 
 absl::StatusOr<daemon::HostPort> RpcServer::Start(daemon::HostPort address, bool reflection) {
   grpc::EnableDefaultHealthCheckService(true);
-  if (reflection) {
-    static const bool once = (grpc::reflection::InitProtoReflectionServerBuilderPlugin(), true);
-    (void)once;
-  }
   grpc::ServerBuilder builder;
+  if (reflection) {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // a second time does nothing
+  } else {
+    builder.SetOption(std::make_unique<NoReflection>());
+  }
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error, not a shared port
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   int port = 0;
-  builder.AddListeningPort(daemon::ToString(address), grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(daemon::ToString(address), security_.tls ? daemon::MakeServerCredentials(*security_.tls) : grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&jobs_);
   builder.RegisterService(&fleet_);
   builder.RegisterService(&artifacts_);
+  builder.RegisterService(&access_);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port <= 0) {
     server_.reset();

@@ -12,6 +12,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/files/durable_file.h"
+#include "worker/identity.h"
 
 namespace bitstair::worker {
 namespace {
@@ -36,21 +37,6 @@ std::string RandomHex(size_t bytes) {
 std::string NewIncarnation() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return absl::StrCat(absl::Hex(std::chrono::duration_cast<std::chrono::microseconds>(now).count(), absl::kZeroPad16), "-", RandomHex(4));
-}
-
-absl::StatusOr<std::string> StableWorkerId(const std::string& state_dir) {
-  const std::string path = state_dir + "/worker_id";
-  const absl::StatusOr<std::string> held = core::ReadFile(path, 256);
-  if (held.ok()) {
-    const std::string id(absl::StripAsciiWhitespace(*held));
-    const bool legal = !id.empty() && std::all_of(id.begin(), id.end(), [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); });
-    if (!legal) return absl::DataLossError(absl::StrCat(path, " does not hold a worker's id; remove it and the worker gets a new one"));
-    return id;
-  }
-  if (!absl::IsNotFound(held.status())) return held.status();
-  const std::string id = RandomHex(8);
-  if (const absl::Status status = core::WriteFileDurably(path, id + "\n"); !status.ok()) return status;
-  return id;
 }
 
 std::chrono::milliseconds FromSeconds(double seconds, std::chrono::milliseconds fallback) {
@@ -92,7 +78,8 @@ Agent::Agent(asio::io_context& io, AgentOptions options, WorkerMetrics* metrics,
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kPingMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kUnacknowledgedMs);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  channel_ = grpc::CreateCustomChannel(options_.coordinator, grpc::InsecureChannelCredentials(), arguments);
+  channel_ =
+      grpc::CreateCustomChannel(options_.coordinator, options_.credentials == nullptr ? grpc::InsecureChannelCredentials() : options_.credentials, arguments);
   stub_ = v1::Fleet::NewStub(channel_);
   ArtifactClient::Options artifact_options;
   artifact_options.cache_dir = options_.state_dir + "/artifacts";
@@ -261,6 +248,9 @@ void Agent::OnClosed(const grpc::Status& status) {
                 options_.coordinator, error);
     last_error_ = error;
   }
+  // Asking again soon would only fill the coordinator's audit log.
+  if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED || status.error_code() == grpc::StatusCode::PERMISSION_DENIED)
+    backoff_ = options_.refused_backoff;
   // A broken connection is tried again at once; what fails at the first try waits longer each time.
   connect_timer_.expires_after(backoff_);
   backoff_ = std::min(2 * backoff_, options_.last_backoff);

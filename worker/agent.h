@@ -26,8 +26,9 @@
 namespace bitstair::worker {
 
 struct AgentOptions {
-  std::string coordinator;  // HOST:PORT
-  std::string state_dir;    // locked by the caller
+  std::string coordinator;                                // HOST:PORT
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: without TLS
+  std::string state_dir;                                  // locked by the caller
   std::string name;
   std::string hostname;                       // of the machine
   std::string subnet;                         // of data_address, "10.1.2.0/24"; empty: not known
@@ -44,6 +45,7 @@ struct AgentOptions {
   TrainerTiming trainer_timing;
   std::chrono::milliseconds first_backoff{200};
   std::chrono::milliseconds last_backoff{2'000};
+  std::chrono::milliseconds refused_backoff{30'000};  // after the coordinator refused this worker's certificate
   std::chrono::milliseconds welcome_timeout{10'000};
   // How long a leaving worker may take in all: trainers stop, checkpoints are uploaded and committed, reports are sent.
   std::chrono::milliseconds leave_timeout{18'000};

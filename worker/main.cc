@@ -29,6 +29,7 @@ extern "C" {
 #include "worker/agent.h"
 #include "worker/datasets.h"
 #include "worker/devices.h"
+#include "worker/identity.h"
 #include "worker/metrics.h"
 #include "worker/named_folders.h"
 
@@ -61,7 +62,12 @@ struct Flags {
   int exit_with_pid = 0;
   bool embedded = false;
   std::string trainer;
+  bool tls = false;
+  std::string tls_ca;
+  std::string join_token_file;
+  std::string data_plane = "loopback";
   bool insecure = false;
+  bool insecure_metrics = false;
   std::vector<std::string> labels;
   std::string log_level = "info";
 };
@@ -113,20 +119,35 @@ absl::StatusOr<DatasetOptions> ParseData(const Flags& flags) {
   return options;
 }
 
+bool UsesTls(const Flags& flags) {
+  return flags.tls || !flags.tls_ca.empty();
+}
+
 absl::Status CheckAddresses(const Flags& flags, daemon::HostPort* metrics) {
   const absl::StatusOr<daemon::HostPort> coordinator = daemon::ParseHostPort(flags.coordinator);
   if (!coordinator.ok()) return absl::InvalidArgumentError(absl::StrCat("--coordinator: ", coordinator.status().message()));
   if (coordinator->port == 0) return absl::InvalidArgumentError("--coordinator: port 0 is not an address to connect to");
-  if (!daemon::IsLoopback(*coordinator) && !flags.insecure) {
+  if (!daemon::IsLoopback(*coordinator) && !UsesTls(flags) && !flags.insecure) {
     return absl::PermissionDeniedError(
-        absl::StrCat("refusing to talk to ", flags.coordinator, " without encryption; use a loopback address, or --insecure on a network you trust"));
+        absl::StrCat("refusing to talk to ", flags.coordinator,
+                     " without encryption; give --tls-ca (or --tls) and --join-token-file, or --insecure on a network you trust"));
+  }
+  if (!flags.join_token_file.empty() && !UsesTls(flags)) {
+    return absl::InvalidArgumentError("--join-token-file: a join token is not sent without encryption; give --tls-ca or --tls");
   }
   const absl::StatusOr<daemon::HostPort> listen = daemon::ParseHostPort(flags.metrics_listen);
   if (!listen.ok()) return absl::InvalidArgumentError(absl::StrCat("--metrics-listen: ", listen.status().message()));
   *metrics = *listen;
-  if (const absl::Status status = daemon::CheckListenAddress(*listen, flags.insecure); !status.ok()) return status;
+  if (const absl::Status status = daemon::CheckListenAddress(*listen, flags.insecure || flags.insecure_metrics, "--insecure-metrics"); !status.ok())
+    return status;
   if (flags.data_address.empty()) return absl::InvalidArgumentError("--data-address is empty");
-  return daemon::CheckListenAddress({flags.data_address, 0}, flags.insecure);
+  if (!daemon::IsLoopback({flags.data_address, 0}) && flags.data_plane != "trusted-network") {
+    return absl::PermissionDeniedError(
+        absl::StrCat("--data-address ", flags.data_address,
+                     ": what trainers send each other is not encrypted and not authenticated, whatever else is; give --data-plane "
+                     "trusted-network if only machines you trust are on that network"));
+  }
+  return absl::OkStatus();
 }
 
 // Calls on_exit when the process ends. An error if there is no such process.
@@ -192,6 +213,13 @@ int Run(Flags flags) {
   options.datasets = *std::move(datasets);
 
   asio::io_context io(1);
+  std::optional<IdentityRenewal> renewal;
+  if (UsesTls(flags)) {
+    const absl::StatusOr<Identity> identity = Identity::Obtain({flags.coordinator, options.state_dir, flags.tls_ca, flags.join_token_file, options.name});
+    if (!identity.ok()) return Fail(identity.status());
+    options.credentials = identity->credentials();
+    renewal.emplace(io, *identity);
+  }
   absl::StatusOr<std::unique_ptr<Agent>> agent = Agent::Create(io, options, &metrics);
   if (!agent.ok()) return Fail(agent.status());
 
@@ -254,7 +282,15 @@ int main(int argc, char** argv) {
   app.add_option("--exit-with-pid", flags.exit_with_pid, "Leave when this process ends")->type_name("PID")->check(CLI::Range(1, 1 << 30));
   app.add_flag("--embedded", flags.embedded, "Leave when the coordinator leaves");
   app.add_option("--trainer", flags.trainer, "The trainer program (default: bitstair-trainer beside this program)")->type_name("PATH");
-  app.add_flag("--insecure", flags.insecure, "Allow addresses other than loopback, without encryption");
+  app.add_flag("--tls", flags.tls, "Connect with TLS, to a certificate that the system's authorities vouch for");
+  app.add_option("--tls-ca", flags.tls_ca, "Connect with TLS, to a certificate that these authorities vouch for (PEM)")->type_name("FILE");
+  app.add_option("--join-token-file", flags.join_token_file, "A join token, for the first connection with TLS")->type_name("FILE");
+  app.add_option("--data-plane", flags.data_plane, "Where trainers may talk to each other, which is not encrypted: only on loopback, or on a network you trust")
+      ->type_name("loopback|trusted-network")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"loopback", "trusted-network"}));
+  app.add_flag("--insecure", flags.insecure, "Allow addresses other than loopback for the coordinator and /metrics, without encryption");
+  app.add_flag("--insecure-metrics", flags.insecure_metrics, "Allow such an address for /metrics alone, which is plain HTTP");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off")->type_name("LEVEL")->capture_default_str();
   try {
     app.parse(argc, argv);

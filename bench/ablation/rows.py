@@ -66,6 +66,10 @@ def tuning_rows():
     result += [quantised('short_baseline', 'baseline', 2, 1, short), quantised('short_baseline_percentile_98', 'baseline', 2, 1, (*short, 'calibration_percentile=98')),
                quantised('short_ts', 'ts', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')), quantised('short_pq', 'pq', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')),
                quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
+    # Four bits: LSQ's learning rate, and learning from the teacher's predictions.
+    result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.01)]
+    alone = ('distillation.students=[]', 'ranks=1')
+    result += [quantised('distillation', 'distillation', 4, 1, alone), quantised('lsq_distillation', 'distillation', 4, 1, ('quantizer=lsq', *alone))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 

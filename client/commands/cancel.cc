@@ -9,17 +9,17 @@ namespace bitstair::client {
 namespace {
 
 struct CancelArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
   std::string job;
   bool wait = false;
 };
 
 int RunCancel(const CancelArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   auto job = client.CancelJob(arguments.job);
   if (job.ok() && arguments.wait) job = client.WatchJob(arguments.job, [](const v1::WatchJobResponse&) {});
-  if (!job.ok()) return Fail(job.status(), arguments.coordinator);
+  if (!job.ok()) return Fail(job.status(), client.address());
   Print(arguments.output == "table" ? absl::StrCat(ShortName(job->name()), ": ", StateWord(job->state()), "\n") : Dump(JobJson(*job, false), arguments.output));
   return kDone;
 }

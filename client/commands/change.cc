@@ -12,7 +12,7 @@ namespace bitstair::client {
 namespace {
 
 struct ChangeArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
   std::string name;
   std::string priority;
@@ -22,9 +22,9 @@ using ChangeJob = std::function<absl::StatusOr<v1::Job>(Client&, const ChangeArg
 using ChangeWorker = std::function<absl::StatusOr<v1::Worker>(Client&, const std::string& worker)>;
 
 int RunChangeJob(const ChangeArguments& arguments, const ChangeJob& change) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const auto job = change(client, arguments);
-  if (!job.ok()) return Fail(job.status(), arguments.coordinator);
+  if (!job.ok()) return Fail(job.status(), client.address());
   Print(arguments.output == "table"
             ? Harmless(absl::StrCat(ShortName(job->name()), ": ", StateWord(job->state()), job->reason().empty() ? "" : ", ", job->reason(), "\n"))
             : Dump(JobJson(*job, false), arguments.output));
@@ -32,9 +32,9 @@ int RunChangeJob(const ChangeArguments& arguments, const ChangeJob& change) {
 }
 
 int RunChangeWorker(const ChangeArguments& arguments, const ChangeWorker& change) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const auto worker = change(client, arguments.name);
-  if (!worker.ok()) return Fail(worker.status(), arguments.coordinator);
+  if (!worker.ok()) return Fail(worker.status(), client.address());
   Print(arguments.output == "table"
             ? Harmless(absl::StrCat(worker->host().empty() ? ShortName(worker->name()) : worker->host(), ": ",
                                     worker->cordoned() ? "gets no new stages" : "gets stages", "; ", worker->slots_size() - worker->free_slots(), " of its ",

@@ -56,13 +56,36 @@ int TerminalWidth() {
 
 const CLI::Validator kIsJob(CheckJob, "", "job");
 
-void AddCoordinator(CLI::App& command, std::string& coordinator) {
-  coordinator = "127.0.0.1:7420";
-  command.add_option("--coordinator", coordinator, "Where the coordinator listens")
+const CLI::Validator kIsAge([](const std::string& text) { return SecondsOf(text) < 0 ? "must be like 30d, 12h, 45m or 90s" : std::string(); }, "", "age");
+
+int64_t SecondsOf(const std::string& text) {
+  int64_t number = -1;
+  if (text.size() < 2 || !absl::SimpleAtoi(text.substr(0, text.size() - 1), &number) || number < 0 || number > 1'000'000) return -1;
+  const size_t unit = std::string("smhd").find(text.back());
+  const int64_t seconds[] = {1, 60, 3600, 86400};
+  return unit == std::string::npos ? -1 : number * seconds[unit];
+}
+
+void AddCoordinator(CLI::App& command, ConnectionFlags& flags) {
+  command
+      .add_option("--coordinator", flags.coordinator,
+                  absl::StrCat("Where the coordinator listens (default: that of the current context, else ", kDefaultCoordinator, ")"))
       ->envname("BITSTAIR_COORDINATOR")
       ->type_name("HOST:PORT")
-      ->capture_default_str()
       ->check(CLI::Validator(CheckAddress, "", "address"));
+  command.add_option("--context", flags.context, "A coordinator of the configuration file (bitstair config)")->envname("BITSTAIR_CONTEXT")->type_name("NAME");
+  command.add_flag("--tls", flags.tls, "Connect with TLS, to a certificate that the system's authorities vouch for")->envname("BITSTAIR_TLS");
+  command.add_option("--tls-ca", flags.tls_ca, "Connect with TLS, to a certificate that these authorities vouch for (PEM)")
+      ->envname("BITSTAIR_TLS_CA")
+      ->type_name("FILE");
+  command.add_option("--token-file", flags.token_file, "Who you are: a token, in a file")->envname("BITSTAIR_TOKEN_FILE")->type_name("FILE");
+  command.add_flag("--insecure", flags.insecure, "Allow addresses other than loopback without encryption")->envname("BITSTAIR_INSECURE");
+}
+
+Client Connect(const ConnectionFlags& flags) {
+  auto connection = ResolveConnection(flags);
+  if (!connection.ok()) throw CLI::ValidationError(std::string(connection.status().message()));
+  return Client(connection->address, std::move(connection->options));
 }
 
 void AddOutput(CLI::App& command, std::string& output, const std::vector<std::string>& formats) {
@@ -108,7 +131,7 @@ int Fail(const absl::Status& status, const std::string& address) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
       Complain(absl::StrCat("coordinator ", address, " is not reachable: ", status.message(),
-                            "\nIs bitstair-server running there? --coordinator or BITSTAIR_COORDINATOR names another."));
+                            "\nIs bitstair-server running there? --coordinator or BITSTAIR_COORDINATOR names another; one with TLS needs --tls-ca or --tls."));
       return kUnreachable;
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kNotFound:

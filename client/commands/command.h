@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/client.h"
+#include "client/connection.h"
 #include "client/progress.h"
 #include "client/recipe.h"
 
@@ -20,6 +21,7 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kWrongUsage = 2, kUnreachable = 3,
 // Adds a command to `app`; when it has run, `exit_code` holds its status.
 void RegisterCancel(CLI::App& app, int& exit_code);
 void RegisterChanges(CLI::App& app, int& exit_code);  // pause, resume, retry, pin, unpin, prioritize, cordon, uncordon, drain
+void RegisterConfig(CLI::App& app, int& exit_code);
 void RegisterDescribe(CLI::App& app, int& exit_code);
 void RegisterEvaluate(CLI::App& app, int& exit_code);
 void RegisterGarbage(CLI::App& app, int& exit_code);
@@ -30,12 +32,15 @@ void RegisterPlan(CLI::App& app, int& exit_code);
 void RegisterReport(CLI::App& app, int& exit_code);  // report, compare
 void RegisterRun(CLI::App& app, int& exit_code);
 void RegisterSubmit(CLI::App& app, int& exit_code);
+void RegisterToken(CLI::App& app, int& exit_code);
 void RegisterValidate(CLI::App& app, int& exit_code);
 void RegisterWatch(CLI::App& app, int& exit_code);
 void RegisterWorkers(CLI::App& app, int& exit_code);
 
-// --coordinator HOST:PORT, or BITSTAIR_COORDINATOR.
-void AddCoordinator(CLI::App& command, std::string& coordinator);
+// --coordinator, --context and what belongs to them.
+void AddCoordinator(CLI::App& command, ConnectionFlags& flags);
+// The client that the flags mean. Throws CLI::ValidationError where they cannot be followed, so from a command's callback only.
+Client Connect(const ConnectionFlags& flags);
 // --output, one of `formats`, the first by default.
 void AddOutput(CLI::App& command, std::string& output, const std::vector<std::string>& formats);
 // RECIPE and --set.
@@ -44,6 +49,10 @@ struct RecipeArguments {
   std::vector<std::string> sets;
 };
 void AddRecipe(CLI::App& command, RecipeArguments& arguments);
+// "30d", "12h", "45m", "90s" in seconds; below zero: it is none of these.
+int64_t SecondsOf(const std::string& text);
+// A validator for such options.
+extern const CLI::Validator kIsAge;
 // A validator for options that name a job, with or without "jobs/".
 extern const CLI::Validator kIsJob;
 

@@ -14,7 +14,7 @@ namespace {
 constexpr int kMaxLevelsShown = 16;
 
 struct DescribeArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
   std::string job;
   bool layers = false;
@@ -103,15 +103,15 @@ void AddLayers(const std::vector<v1::StageMetrics>& metrics, Json* job) {
 }
 
 int RunDescribe(const DescribeArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const auto job = client.GetJob(arguments.job);
-  if (!job.ok()) return Fail(job.status(), arguments.coordinator);
+  if (!job.ok()) return Fail(job.status(), client.address());
   const auto events = client.ListEvents(arguments.job);
-  if (!events.ok()) return Fail(events.status(), arguments.coordinator);
+  if (!events.ok()) return Fail(events.status(), client.address());
   std::vector<v1::StageMetrics> metrics;
   if (arguments.layers) {
     auto listed = client.ListMetrics(arguments.job);
-    if (!listed.ok()) return Fail(listed.status(), arguments.coordinator);
+    if (!listed.ok()) return Fail(listed.status(), client.address());
     metrics = *std::move(listed);
   }
   if (arguments.output != "table") {

@@ -1,7 +1,6 @@
 // bitstair gc: deletes what nobody needs of the artifact store.
 #include <memory>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/commands/command.h"
@@ -12,20 +11,11 @@ namespace bitstair::client {
 namespace {
 
 struct GarbageArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
   std::string older_than;
   bool dry_run = false;
 };
-
-// "30d", "12h", "45m", "90s" in seconds; below zero: it is none of these.
-int64_t SecondsOf(const std::string& text) {
-  int64_t number = -1;
-  if (text.size() < 2 || !absl::SimpleAtoi(text.substr(0, text.size() - 1), &number) || number < 0 || number > 1'000'000) return -1;
-  const size_t unit = std::string("smhd").find(text.back());
-  const int64_t seconds[] = {1, 60, 3600, 86400};
-  return unit == std::string::npos ? -1 : number * seconds[unit];
-}
 
 std::string Bytes(int64_t bytes) {
   return bytes < 1'000'000 ? absl::StrFormat("%.1f kB", static_cast<double>(bytes) / 1e3) : absl::StrFormat("%.1f MB", static_cast<double>(bytes) / 1e6);
@@ -35,9 +25,9 @@ int RunGarbage(const GarbageArguments& arguments) {
   v1::CollectGarbageRequest request;
   request.set_dry_run(arguments.dry_run);
   if (!arguments.older_than.empty()) request.mutable_older_than()->set_seconds(SecondsOf(arguments.older_than));
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const auto response = client.CollectGarbage(request);
-  if (!response.ok()) return Fail(response.status(), arguments.coordinator);
+  if (!response.ok()) return Fail(response.status(), client.address());
   if (arguments.output != "table") {
     Json result = ToJson(*response);
     result["dry_run"] = arguments.dry_run;
@@ -64,7 +54,7 @@ void RegisterGarbage(CLI::App& app, int& exit_code) {
   command->add_flag("--dry-run", arguments->dry_run, "Only say what would be deleted");
   command->add_option("--older-than", arguments->older_than, "Also checkpoints of jobs that ended so long ago (30d, 12h, 45m, 90s) and are not pinned")
       ->type_name("AGE")
-      ->check([](const std::string& text) { return SecondsOf(text) < 0 ? "must be like 30d, 12h, 45m or 90s" : std::string(); });
+      ->check(kIsAge);
   AddOutput(*command, arguments->output, {"table", "json", "yaml"});
   AddCoordinator(*command, arguments->coordinator);
   command->footer("Examples:\n  bitstair gc --dry-run\n  bitstair gc --older-than 30d");

@@ -9,33 +9,34 @@ namespace bitstair::client {
 namespace {
 
 struct HealthArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
 };
 
 int RunHealth(const HealthArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const auto serving = client.IsServing();
-  if (!serving.ok()) return Fail(serving.status(), arguments.coordinator);
-  const auto workers = client.ListWorkers();
-  if (!workers.ok()) return Fail(workers.status(), arguments.coordinator);
-  int ready = 0;
-  int slots = 0;
-  int free_slots = 0;
-  for (const v1::Worker& worker : *workers) {
-    if (worker.state() != v1::WORKER_STATE_READY) continue;
-    ++ready;
-    slots += worker.slots_size();
-    free_slots += worker.free_slots();
-  }
+  if (!serving.ok()) return Fail(serving.status(), client.address());
   const std::string state = *serving ? "SERVING" : "NOT_SERVING";
-  if (arguments.output == "table") {
-    Print(absl::StrCat(arguments.coordinator, ": ", state, ", ", ready, ready == 1 ? " worker" : " workers", " ready, ", free_slots, " of ", slots,
-                       " slots free\n"));
-  } else {
-    Print(Dump({{"coordinator", arguments.coordinator}, {"state", state}, {"workers_ready", ready}, {"slots", slots}, {"free_slots", free_slots}},
-               arguments.output));
+  Json result = {{"coordinator", client.address()}, {"state", state}};
+  std::string fleet = "the fleet is shown with a token only";
+  const auto workers = client.ListWorkers();
+  // Health is for everybody, so that a container's check needs no token.
+  if (!workers.ok() && !absl::IsUnauthenticated(workers.status())) return Fail(workers.status(), client.address());
+  if (workers.ok()) {
+    int ready = 0;
+    int slots = 0;
+    int free_slots = 0;
+    for (const v1::Worker& worker : *workers) {
+      if (worker.state() != v1::WORKER_STATE_READY) continue;
+      ++ready;
+      slots += worker.slots_size();
+      free_slots += worker.free_slots();
+    }
+    result.update({{"workers_ready", ready}, {"slots", slots}, {"free_slots", free_slots}});
+    fleet = absl::StrCat(ready, ready == 1 ? " worker" : " workers", " ready, ", free_slots, " of ", slots, " slots free");
   }
+  Print(arguments.output == "table" ? absl::StrCat(client.address(), ": ", state, ", ", fleet, "\n") : Dump(result, arguments.output));
   return *serving ? kDone : kUnreachable;
 }
 

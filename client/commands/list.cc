@@ -11,16 +11,16 @@ namespace bitstair::client {
 namespace {
 
 struct ListArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
   std::string filter;
   int limit = 50;
 };
 
 int RunList(const ListArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const auto jobs = client.ListJobs(arguments.filter, arguments.limit);
-  if (!jobs.ok()) return Fail(jobs.status(), arguments.coordinator);
+  if (!jobs.ok()) return Fail(jobs.status(), client.address());
   if (arguments.output != "table") {
     Json result = {{"jobs", Json::array()}};
     for (const v1::Job& job : *jobs) result["jobs"].push_back(JobJson(job, false));

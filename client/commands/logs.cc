@@ -13,7 +13,7 @@ namespace bitstair::client {
 namespace {
 
 struct LogsArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string job;
   std::string stage;
   int rank = 0;
@@ -52,9 +52,9 @@ absl::Status AllLogs(Client& client, const LogsArguments& arguments) {
 
 int RunLogs(const LogsArguments& arguments) {
   ExitOnInterrupt("\n");
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const absl::Status status = arguments.stage.empty() ? AllLogs(client, arguments) : StageLogs(client, arguments, StageName(arguments.job, arguments.stage));
-  return status.ok() ? kDone : Fail(status, arguments.coordinator);
+  return status.ok() ? kDone : Fail(status, client.address());
 }
 
 }  // namespace

@@ -12,19 +12,19 @@ namespace {
 struct PlanArguments {
   RecipeArguments recipe;
   std::string output;
-  std::string coordinator;
+  ConnectionFlags coordinator;
   bool when = false;
 };
 
 int RunPreview(const PlanArguments& arguments, const CheckedRecipe& checked) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   v1::CreateJobRequest request;
   *request.mutable_spec() = checked.spec;
   request.set_validate_only(true);
   const auto job = client.CreateJob(request);
   if (!job.ok()) {
     const auto violations = GetFieldViolations(job.status());
-    if (violations.empty()) return Fail(job.status(), arguments.coordinator);
+    if (violations.empty()) return Fail(job.status(), client.address());
     Complain(DescribeViolations(checked.recipe, violations));
     return kWrongUsage;
   }

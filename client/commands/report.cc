@@ -19,20 +19,20 @@ namespace bitstair::client {
 namespace {
 
 struct ReportArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string file;
   std::string output;
   std::vector<std::string> jobs;
 };
 
 int RunReport(const ReportArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   std::vector<ReportedJob> jobs;
   for (const auto& name : arguments.jobs) {
     auto job = client.GetJob(name);
-    if (!job.ok()) return Fail(job.status(), arguments.coordinator);
+    if (!job.ok()) return Fail(job.status(), client.address());
     auto metrics = client.ListMetrics(name);
-    if (!metrics.ok()) return Fail(metrics.status(), arguments.coordinator);
+    if (!metrics.ok()) return Fail(metrics.status(), client.address());
     jobs.push_back({*std::move(job), *std::move(metrics)});
   }
   // "0.1.0, commit ..., LibTorch ..."
@@ -54,12 +54,12 @@ int RunReport(const ReportArguments& arguments) {
 
 // One column per job, one row per stage name.
 int RunCompare(const ReportArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   std::vector<v1::Job> jobs;
   std::vector<std::string> stages;  // in the order in which they first occur
   for (const auto& name : arguments.jobs) {
     auto job = client.GetJob(name);
-    if (!job.ok()) return Fail(job.status(), arguments.coordinator);
+    if (!job.ok()) return Fail(job.status(), client.address());
     for (const v1::Stage& stage : job->stages()) {
       if (std::find(stages.begin(), stages.end(), stage.spec().name()) == stages.end()) stages.push_back(stage.spec().name());
     }

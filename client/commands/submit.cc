@@ -12,7 +12,7 @@ namespace {
 
 struct SubmitArguments {
   RecipeArguments recipe;
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
   std::string request_id;
   bool validate_only = false;
@@ -25,7 +25,7 @@ int RunSubmit(const SubmitArguments& arguments) {
     Complain(std::string(checked.status().message()));
     return kWrongUsage;
   }
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   v1::CreateJobRequest request;
   *request.mutable_spec() = checked->spec;
   request.set_request_id(arguments.request_id);
@@ -33,7 +33,7 @@ int RunSubmit(const SubmitArguments& arguments) {
   const auto job = client.CreateJob(request);
   if (!job.ok()) {
     const auto violations = GetFieldViolations(job.status());
-    if (violations.empty()) return Fail(job.status(), arguments.coordinator);
+    if (violations.empty()) return Fail(job.status(), client.address());
     Complain(DescribeViolations(checked->recipe, violations));
     return kWrongUsage;
   }

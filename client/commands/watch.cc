@@ -7,14 +7,14 @@ namespace bitstair::client {
 namespace {
 
 struct WatchArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
   std::string job;
   bool quiet = false;
 };
 
 int RunWatch(const WatchArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   return WatchToEnd(client, arguments.job, arguments.output, arguments.quiet);
 }
 

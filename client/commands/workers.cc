@@ -13,7 +13,7 @@ namespace bitstair::client {
 namespace {
 
 struct WorkersArguments {
-  std::string coordinator;
+  ConnectionFlags coordinator;
   std::string output;
 };
 
@@ -23,9 +23,9 @@ std::string EnumText(const google::protobuf::EnumDescriptor& type, int number) {
 }
 
 int RunWorkers(const WorkersArguments& arguments) {
-  Client client(arguments.coordinator);
+  Client client(Connect(arguments.coordinator));
   const auto workers = client.ListWorkers();
-  if (!workers.ok()) return Fail(workers.status(), arguments.coordinator);
+  if (!workers.ok()) return Fail(workers.status(), client.address());
   if (arguments.output != "table") {
     Json result = {{"workers", Json::array()}};
     for (const v1::Worker& worker : *workers) result["workers"].push_back(ToJson(worker));

@@ -44,10 +44,10 @@ bool IsLoopback(const HostPort& address) {
   return inet_pton(AF_INET, address.host.c_str(), &parsed) == 1 && (ntohl(parsed.s_addr) >> 24) == 127;
 }
 
-absl::Status CheckListenAddress(const HostPort& address, bool insecure) {
+absl::Status CheckListenAddress(const HostPort& address, bool insecure, const std::string& remedy) {
   if (IsLoopback(address) || insecure) return absl::OkStatus();
-  return absl::PermissionDeniedError(
-      absl::StrCat("refusing to listen on ", ToString(address), " without encryption; use a loopback address, or --insecure on a network you trust"));
+  return absl::PermissionDeniedError(absl::StrCat("refusing to listen on ", ToString(address), " without encryption; use a loopback address, ",
+                                                  remedy.empty() ? "" : absl::StrCat(remedy, ", "), "or --insecure on a network you trust"));
 }
 
 void SignalReady(int fd, const std::string& json_line) {

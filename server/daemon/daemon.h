@@ -21,8 +21,8 @@ std::string ToString(const HostPort& address);
 // True for 127.0.0.0/8, ::1 and "localhost".
 bool IsLoopback(const HostPort& address);
 
-// PERMISSION_DENIED with a way out if the address is not loopback and `insecure` was not given.
-absl::Status CheckListenAddress(const HostPort& address, bool insecure);
+// PERMISSION_DENIED with a way out if the address is not loopback and `insecure` was not given. `remedy`: what else would do, "--tls-cert and --tls-key".
+absl::Status CheckListenAddress(const HostPort& address, bool insecure, const std::string& remedy = "");
 
 // Writes one line to the descriptor that the starter passed as --ready-fd and closes it. fd < 0: nothing.
 void SignalReady(int fd, const std::string& json_line);

@@ -1,5 +1,5 @@
-"""deploy/compose.yaml with a real Docker engine: images from the installed tree, a coordinator and two workers, a third worker that joins as a further host, and a job
-from outside that loses a container on its way. The engine is this test's own, and no registry is asked: the images' base is made by mmdebstrap."""
+"""deploy/compose.yaml and compose.tls.yaml with a real Docker engine: images from the installed tree, a coordinator and two workers, a third worker that joins as a
+further host with a join token, and a job from outside, over TLS and with a token, that loses a container on its way. The engine is this test's own, and no registry is asked: the images' base is made by mmdebstrap."""
 import json
 import os
 import pathlib
@@ -98,6 +98,17 @@ class ComposeTest(unittest.TestCase):
             raise AssertionError(f'{" ".join(map(str, command))}\nstdout: {done.stdout[-3000:]}\nstderr: {done.stderr[-3000:]}')
         return done.stdout
 
+    def certificate(self, *names):
+        folder = self.folder / 'tls'
+        folder.mkdir()
+        subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', '/CN=coordinator', '-addext',
+                        'subjectAltName=IP:127.0.0.1,' + ','.join(f'DNS:{name}' for name in names), '-keyout', folder / 'server.key', '-out', folder / 'server.crt'],
+                       check=True, capture_output=True)
+        shutil.copy(folder / 'server.crt', folder / 'ca.crt')
+        os.chown(folder / 'server.key', 7420, 7420)
+        folder.chmod(0o755)
+        return folder
+
     def inspect(self, *names):
         return json.loads(self.run_command('docker', 'inspect', *names))
 
@@ -114,9 +125,9 @@ class ComposeTest(unittest.TestCase):
         done = super().run(result)
         if result and len(result.failures) + len(result.errors) > before:
             self.tell_logs()
-        for project, files in (('further', ['compose.worker.yaml']), ('main', ['compose.yaml'])):
+        for project, files in (('further', ['compose.worker.yaml']), ('main', ['compose.yaml', 'compose.tls.yaml'])):
             arguments = [part for file in files for part in ('-f', str(DEPLOY / file))]
-            self.run_command('docker-compose', '-p', project, *arguments, 'down', '-v', env={'BITSTAIR_COORDINATOR': 'none:1', 'BITSTAIR_DATA_ADDRESS': '127.0.0.1'})
+            self.run_command('docker-compose', '-p', project, *arguments, 'down', '-v', env={'BITSTAIR_COORDINATOR': 'none:1', 'BITSTAIR_DATA_ADDRESS': '127.0.0.1', 'BITSTAIR_TLS': '/tmp'})
         return done
 
     def test_images_are_small_and_hold_no_compiler_and_no_root(self):
@@ -130,17 +141,23 @@ class ComposeTest(unittest.TestCase):
 
     def test_a_job_survives_the_loss_of_a_container(self):
         port, metrics_port, worker_metrics_port = free_port(), free_port(), free_port()
-        outside = {'BITSTAIR_PORT': str(port), 'BITSTAIR_METRICS_PORT': str(metrics_port), 'BITSTAIR_COORDINATOR': f'127.0.0.1:{port}', 'BITSTAIR_SLOTS': '1', 'NO_COLOR': '1'}
+        tls = self.certificate('coordinator', 'localhost')
+        outside = {'BITSTAIR_TLS': str(tls), 'BITSTAIR_TLS_CA': str(tls / 'ca.crt'), 'BITSTAIR_PORT': str(port), 'BITSTAIR_METRICS_PORT': str(metrics_port), 'BITSTAIR_COORDINATOR': f'127.0.0.1:{port}', 'BITSTAIR_SLOTS': '1', 'NO_COLOR': '1'}
         # Prometheus and Grafana have images that only a registry has.
-        self.run_command('docker-compose', '-p', 'main', '-f', DEPLOY / 'compose.yaml', 'up', '-d', '--no-build', 'coordinator', 'worker-1', 'worker-2', env=outside)
+        main = ['docker-compose', '-p', 'main', '-f', DEPLOY / 'compose.yaml', '-f', DEPLOY / 'compose.tls.yaml']
+        self.run_command(*main, 'up', '-d', '--no-build', 'coordinator', 'worker-1', 'worker-2', env=outside)
         network = self.inspect('main_default')[0]
         # Where another engine has closed the machine's FORWARD chain, this one's containers may reach each other all the same.
         rule = ['FORWARD', '-i', f'br-{network["Id"][:12]}', '-o', f'br-{network["Id"][:12]}', '-j', 'ACCEPT']
         self.run_command('iptables', '-w', '-I', *rule)
         self.addCleanup(self.run_command, 'iptables', '-w', '-D', *rule)
+        def token(role):
+            return self.run_command(*main, 'exec', '-T', 'coordinator', 'bitstair', 'token', 'create', '--role', role, '--name', role, env=outside).strip()
+        outside['BITSTAIR_TOKEN_FILE'] = str(self.folder / 'alice.token')
+        (self.folder / 'alice.token').write_text(token('submitter'))
         gateway = network['IPAM']['Config'][0]['Gateway']
         self.run_command('docker-compose', '-p', 'further', '-f', DEPLOY / 'compose.worker.yaml', 'up', '-d', '--no-build',
-                         env={**outside, 'BITSTAIR_DATA_ADDRESS': gateway, 'BITSTAIR_CORES': '2/2', 'BITSTAIR_WORKER_METRICS_PORT': str(worker_metrics_port)})
+                         env={**outside, 'BITSTAIR_JOIN_TOKEN': token('join'), 'BITSTAIR_DATA_ADDRESS': gateway, 'BITSTAIR_CORES': '2/2', 'BITSTAIR_WORKER_METRICS_PORT': str(worker_metrics_port)})
 
         def bitstair(*arguments):
             return self.run_command(BUILD / 'bin' / 'bitstair', *arguments, env=outside)
