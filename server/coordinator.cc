@@ -23,6 +23,9 @@ namespace bitstair::server {
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(200);
+constexpr absl::Duration kSaveUsage = absl::Seconds(30);
+constexpr size_t kMaxQueuesInCommit = 1000;  // the rest half a minute later
+constexpr double kSlightUsage = 0.1;         // slot-seconds that are not worth a write
 // Events of a job beyond this many are dropped, the oldest first, some at a time; watchers that ask for them get OUT_OF_RANGE.
 constexpr size_t kMaxEvents = 2000;
 constexpr size_t kEventsDroppedAtOnce = 50;
@@ -115,6 +118,13 @@ absl::Status Coordinator::Load() {
       if (record.cordoned()) cordoned_.insert(record.worker_id());
       return;
     }
+    if (key[0] == "queue") {
+      records::QueueRecord record;
+      status = Parse(entry, &record);
+      if (status.ok()) status = scheduler_.RestoreUsage(record.name(), record.slot_seconds(), FromStamp(record.time()));
+      saved_usage_[record.name()] = record.slot_seconds();
+      return;
+    }
     Job& job = state_.jobs[key[1]];
     if (key[0] == "job") {
       const int64_t newest = job.record.revision();
@@ -184,6 +194,7 @@ void Coordinator::Stop() {
   Post([this, &flushed] {
     stopped_ = true;
     tick_timer_.cancel();
+    SaveUsage();
     // Done after every commit before it, so that their replies go out.
     store_->Commit({}, [this, &flushed](absl::StatusOr<int64_t>) {
       Post([this] { work_.reset(); });
@@ -509,6 +520,10 @@ void Coordinator::Tick() {
     next_metrics_ = now + absl::Seconds(1);
     UpdateMetrics();
   }
+  if (now >= next_usage_) {
+    next_usage_ = now + kSaveUsage;
+    SaveUsage();
+  }
   if (on_goodbye_done_) {
     const bool gone = std::none_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker.second.stream != nullptr; });
     if (gone || now >= goodbye_deadline_) std::exchange(on_goodbye_done_, nullptr)();
@@ -563,7 +578,29 @@ void Coordinator::UpdateMetrics() {
   const core::Disk disk = core::DiskOf(artifacts_->directory());
   counts.disk_size_bytes = disk.size_bytes;
   counts.disk_free_bytes = disk.free_bytes;
+  for (const scheduling::QueueUsage& queue : scheduler_.Usage(Now())) counts.queues[queue.name] = {queue.slots, queue.jobs, queue.waiting};
   metrics_->SetCounts(counts);
+}
+
+void Coordinator::SaveUsage() {
+  const absl::Time now = Now();
+  StoreCommit commit;
+  commit.fence = fence_;
+  for (const scheduling::QueueUsage& queue : scheduler_.Usage(now)) {
+    double& saved = saved_usage_[queue.name];
+    if (std::abs(queue.slot_seconds - saved) < kSlightUsage) continue;
+    saved = queue.slot_seconds;
+    records::QueueRecord record;
+    record.set_name(queue.name);
+    record.set_slot_seconds(queue.slot_seconds);
+    SetTime(now, record.mutable_time());
+    commit.puts.push_back({"queue/" + queue.name, record.SerializeAsString()});
+    if (commit.puts.size() == kMaxQueuesInCommit) break;
+  }
+  if (commit.puts.empty()) return;
+  store_->Commit(std::move(commit), [this](absl::StatusOr<int64_t> revision) {
+    if (!revision.ok()) Post([this, status = revision.status()] { Fatal(status); });
+  });
 }
 
 }  // namespace bitstair::server

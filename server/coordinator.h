@@ -176,6 +176,8 @@ class Coordinator {
   void Tick();
   void DropUnused();
   void UpdateMetrics();
+  // Fair shares outlive a restart.
+  void SaveUsage();
   void Fatal(const absl::Status& status);
   JobEntry* Find(const std::string& job_id);
   absl::StatusOr<JobEntry*> FindByName(const std::string& name, const std::string& field);
@@ -254,6 +256,8 @@ class Coordinator {
   std::function<void()> on_goodbye_done_;
   absl::Time goodbye_deadline_ = absl::InfiniteFuture();
   absl::Time next_metrics_ = absl::InfinitePast();
+  absl::Time next_usage_ = absl::InfinitePast();
+  std::map<std::string, double> saved_usage_;  // slot-seconds by queue, as they are in the store
   absl::Time next_resolve_ = absl::InfinitePast();
   absl::Time next_collection_ = absl::InfinitePast();
   std::map<std::string, absl::Time> ready_since_;                   // stages that wait for slots

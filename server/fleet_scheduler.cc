@@ -26,6 +26,11 @@ scheduling::Priority PriorityOf(v1::PriorityClass priority) {
                                                : scheduling::Priority::kNormal;
 }
 
+// The scheduler knows the queue of jobs that name none as "".
+std::string InScheduler(const std::string& queue) {
+  return queue == "default" ? "" : queue;
+}
+
 }  // namespace
 
 std::string DataKey(const v1::DataSpec& data, const std::string& digest, const std::string& weights_path, const std::string& weights_digest) {
@@ -73,7 +78,7 @@ scheduling::StageRequest FleetScheduler::Request(const State& state, const Stage
   for (const auto& id : stage.jobs) {
     const auto& job = state.jobs.at(id).record;
     if (job.state() == v1::JOB_STATE_PAUSED) continue;
-    request.waiters.push_back({id, job.spec().queue() == "default" ? "" : job.spec().queue(), PriorityOf(job.spec().priority()), FromStamp(job.create_time())});
+    request.waiters.push_back({id, InScheduler(job.spec().queue()), PriorityOf(job.spec().priority()), FromStamp(job.create_time())});
     request.preemptible = request.preemptible && (!job.spec().has_preemptible() || job.spec().preemptible());
     // Where jobs ask for different labels, workers that one of them would take are good enough for all.
     const std::map<std::string, std::string> labels(job.spec().labels().begin(), job.spec().labels().end());
@@ -141,6 +146,18 @@ std::string FleetScheduler::Explain(const std::string& stage, absl::Time now) co
   if (waiting_.count(stage) == 0) return "";
   const auto explanation = scheduler_.Explain(stage, now);
   return explanation.ok() ? explanation->sentence : "";
+}
+
+std::vector<scheduling::QueueUsage> FleetScheduler::Usage(absl::Time now) const {
+  std::vector<scheduling::QueueUsage> usage = scheduler_.Usage(now);
+  for (scheduling::QueueUsage& queue : usage) {
+    if (queue.name.empty()) queue.name = "default";
+  }
+  return usage;
+}
+
+absl::Status FleetScheduler::RestoreUsage(const std::string& queue, double slot_seconds, absl::Time saved) {
+  return scheduler_.RestoreUsage(InScheduler(queue), slot_seconds, saved);
 }
 
 }  // namespace bitstair::server

@@ -36,6 +36,10 @@ class FleetScheduler {
 
   scheduling::WaitingCounts CountWaiting() const { return scheduler_.CountWaiting(); }
 
+  // With "default" for the queue of jobs that name none.
+  std::vector<scheduling::QueueUsage> Usage(absl::Time now) const;
+  absl::Status RestoreUsage(const std::string& queue, double slot_seconds, absl::Time saved);
+
   // When a waiting stage is expected to get its slots, as of the last decision; InfiniteFuture: not known, or it does not wait.
   absl::Time ExpectedStart(const std::string& stage, absl::Time now) const;
 

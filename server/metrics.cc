@@ -115,6 +115,9 @@ Metrics::Metrics(const std::string& version)
       jobs_(Gauges(*registry_, "bitstair_jobs", "Jobs by state.")),
       stages_(Gauges(*registry_, "bitstair_stages", "Stages by state.")),
       waiting_(Gauges(*registry_, "bitstair_waiting_stages", "Stages that are ready but do not run, by what they wait for.")),
+      queue_slots_(Gauges(*registry_, "bitstair_queue_slots", "Slots held by stages that the queue's jobs wait for; a shared stage counts in parts.")),
+      queue_jobs_(Gauges(*registry_, "bitstair_queue_jobs", "Jobs of the queue with a running stage.")),
+      queue_waiting_(Gauges(*registry_, "bitstair_queue_waiting_stages", "Stages that are ready but do not run, by queue; a shared stage counts in each.")),
       workers_(Gauges(*registry_, "bitstair_workers", "Workers by state.")),
       cordoned_(Gauges(*registry_, "bitstair_cordoned_workers", "Workers that get no new stages.").Add({})),
       slots_(Gauges(*registry_, "bitstair_slots", "Slots of connected workers, free or busy.")),
@@ -181,6 +184,22 @@ void Metrics::SetCounts(const Counts& counts) {
   for (const char* reason : kWaitingReasons) {
     const auto found = counts.waiting.find(reason);
     waiting_.Add({{"reason", reason}}).Set(found == counts.waiting.end() ? 0 : found->second);
+  }
+  std::map<std::string, Counts::Queue> queues;
+  {
+    const absl::MutexLock lock(&mutex_);
+    for (const auto& [name, queue] : counts.queues) {
+      const bool known = labelled_queues_.count(name) > 0 || (labelled_queues_.size() < kMaxLabelledQueues && labelled_queues_.insert(name).second);
+      Counts::Queue& sum = queues[known ? name : "other"];
+      sum.slots += queue.slots;
+      sum.jobs += queue.jobs;
+      sum.waiting += queue.waiting;
+    }
+  }
+  for (const auto& [name, queue] : queues) {
+    queue_slots_.Add({{"queue", name}}).Set(queue.slots);
+    queue_jobs_.Add({{"queue", name}}).Set(queue.jobs);
+    queue_waiting_.Add({{"queue", name}}).Set(queue.waiting);
   }
   slots_.Add({{"state", "free"}}).Set(counts.free_slots);
   slots_.Add({{"state", "busy"}}).Set(counts.busy_slots);

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,8 @@ class Metrics {
  public:
   // At most this many jobs have series of their own; the others show in the counts only.
   static constexpr size_t kMaxLabelledJobs = 200;
+  // At most this many queues have; those that come later are "other" together.
+  static constexpr size_t kMaxLabelledQueues = 50;
 
   explicit Metrics(const std::string& version);
 
@@ -73,6 +76,12 @@ class Metrics {
     std::map<v1::StageState, int> stages;
     std::map<v1::WorkerState, int> workers;
     std::map<std::string, int> waiting;  // ready stages by what they wait for
+    struct Queue {
+      double slots = 0;  // held
+      int jobs = 0;      // with a running stage
+      int waiting = 0;   // stages
+    };
+    std::map<std::string, Queue> queues;
     int free_slots = 0;
     int busy_slots = 0;
     int cordoned_workers = 0;
@@ -111,6 +120,9 @@ class Metrics {
   prometheus::Family<prometheus::Gauge>& jobs_;
   prometheus::Family<prometheus::Gauge>& stages_;
   prometheus::Family<prometheus::Gauge>& waiting_;
+  prometheus::Family<prometheus::Gauge>& queue_slots_;
+  prometheus::Family<prometheus::Gauge>& queue_jobs_;
+  prometheus::Family<prometheus::Gauge>& queue_waiting_;
   prometheus::Family<prometheus::Gauge>& workers_;
   prometheus::Gauge& cordoned_;
   prometheus::Family<prometheus::Gauge>& slots_;
@@ -121,6 +133,7 @@ class Metrics {
 
   absl::Mutex mutex_;
   std::map<std::string, std::map<std::string, StageSeries>> series_ ABSL_GUARDED_BY(mutex_);  // job -> stage
+  std::set<std::string> labelled_queues_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace bitstair::server

@@ -267,6 +267,7 @@ void Attempt::QueueUpload(const v1::TrainerCheckpoint& message) {
     spdlog::error("{}: the trainer names an impossible checkpoint: {} ({})", Name(id()), message.path(), checkpoint.sha256());
     return;
   }
+  host_.metrics.ObserveCheckpoint(message.seconds());
   if (next_upload_.has_value()) unlink(next_upload_->path.c_str());  // never begun, and older
   next_upload_ = PendingUpload{message.path(), checkpoint};
   next_upload_->checkpoint.set_generation(id().generation());

@@ -44,6 +44,11 @@ WorkerMetrics::WorkerMetrics() {
                          .Help("Time from the wish to upload a checkpoint to its being whole in the artifact store")
                          .Register(registry)
                          .Add({}, prometheus::Histogram::BucketBoundaries{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300});
+  checkpoint_seconds_ = &BuildHistogram()
+                             .Name("bitstair_worker_checkpoint_duration_seconds")
+                             .Help("Time that training stood still for a checkpoint: its state gathered, written, and safe on the local disk")
+                             .Register(registry)
+                             .Add({}, prometheus::Histogram::BucketBoundaries{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300});
   BuildGauge().Name("bitstair_worker_build_info").Help("Always 1; the labels tell the version").Register(registry).Add({{"version", BITSTAIR_VERSION}}).Set(1);
   loss_ = &BuildGauge().Name("bitstair_worker_stage_loss").Help("Mean training loss of the present epoch of a running stage").Register(registry);
   images_per_second_ =
@@ -84,6 +89,10 @@ void WorkerMetrics::TrainerExited(v1::ExitCause cause) {
 void WorkerMetrics::UploadDone(bool ok, double seconds) {
   (ok ? uploads_ok_ : uploads_failed_)->Increment();
   if (ok) upload_seconds_->Observe(seconds);
+}
+
+void WorkerMetrics::ObserveCheckpoint(double seconds) {
+  if (seconds > 0) checkpoint_seconds_->Observe(seconds);
 }
 
 void WorkerMetrics::AddUploadBytes(int64_t bytes) {

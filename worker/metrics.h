@@ -39,6 +39,8 @@ class WorkerMetrics {
   void SetConnected(bool connected);
   void TrainerStarted();
   void TrainerExited(v1::ExitCause cause);
+  // Of a trainer's rank 0.
+  void ObserveCheckpoint(double seconds);
   void UploadDone(bool ok, double seconds);
   void AddUploadBytes(int64_t bytes);
   void AddDownloadBytes(int64_t bytes);
@@ -67,6 +69,7 @@ class WorkerMetrics {
   prometheus::Counter* upload_bytes_;
   prometheus::Counter* download_bytes_;
   prometheus::Histogram* upload_seconds_;
+  prometheus::Histogram* checkpoint_seconds_;
   prometheus::Family<prometheus::Gauge>* loss_;
   prometheus::Family<prometheus::Gauge>* images_per_second_;
   prometheus::Family<prometheus::Gauge>* epoch_;

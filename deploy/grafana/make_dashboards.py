@@ -82,6 +82,8 @@ def fleet():
               [('sum by (cause) (rate(bitstair_worker_trainer_exits_total[$__rate_interval])) * 60', '{{cause}}')], minimum=0),
         panel('timeseries', 'Checkpoints on their way', 'Bytes per second between workers and the artifact store.', 'Bps',
               [('sum(rate(bitstair_worker_upload_bytes_total[$__rate_interval]))', 'up'), ('sum(rate(bitstair_worker_download_bytes_total[$__rate_interval]))', 'down')], minimum=0),
+        panel('timeseries', 'Time for a checkpoint', 'Training stands still until it is safe on the local disk; then it is uploaded beside the training.', 's',
+              [(quantile(0.99, 'bitstair_worker_checkpoint_duration_seconds'), 'written, 99 %'), (quantile(0.99, 'bitstair_worker_upload_duration_seconds'), 'uploaded, 99 %')], minimum=0),
         panel('timeseries', 'Busy slots by worker', 'From the workers themselves.', 'none', [('sum by (worker) (bitstair_worker_slots{state="busy"})', '{{worker}}')], minimum=0),
         panel('timeseries', 'Connected to the coordinator', '1 while the coordinator has welcomed the worker.', 'none', [('bitstair_worker_connected', '{{worker}}')], minimum=0, maximum=1,
               interpolation='stepAfter'),
@@ -122,6 +124,9 @@ def scheduler():
     return dashboard('bitstair-scheduler', 'Bitstair: scheduler and API', 'What waits and why, how long decisions, calls and commits take.', [
         panel('timeseries', 'Waiting stages', 'Ready stages by what they wait for; `bitstair describe JOB` says it in a sentence.', 'none', [('bitstair_waiting_stages', '{{reason}}')],
               stacked=True, fill=40, minimum=0),
+        panel('timeseries', 'Slots by queue', 'Held by stages that the queue\'s jobs wait for; a shared stage counts in parts.', 'none', [('bitstair_queue_slots', '{{queue}}')], minimum=0),
+        panel('timeseries', 'Waiting stages by queue', 'Ready stages that do not run.', 'none', [('bitstair_queue_waiting_stages', '{{queue}}')], minimum=0),
+        panel('timeseries', 'Jobs by queue', 'With a running stage.', 'none', [('bitstair_queue_jobs', '{{queue}}')], fill=0, minimum=0),
         panel('timeseries', 'Wait for slots', 'From a stage\'s being ready to its start.', 's',
               [(quantile(0.5, 'bitstair_stage_queue_wait_seconds'), 'median'), (quantile(0.99, 'bitstair_stage_queue_wait_seconds'), '99 %')], minimum=0),
         panel('timeseries', 'Time to start', 'From a job\'s creation to the first start of a stage that it needs.', 's',

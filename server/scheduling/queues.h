@@ -40,6 +40,13 @@ class Queues {
 
   // Mean of the slots used over the decaying window and those held now, per weight. The queue with the smallest goes first.
   double Share(int queue, absl::Time now, absl::Duration window) const;
+  // Of which Share is made; and its state as it was saved at `at`, to which nothing was charged since. Only for a queue that nothing was charged to yet.
+  double SlotSeconds(int queue, absl::Time now, absl::Duration window) const { return SlotSeconds(queues_[queue], now, window); }
+  void Restore(int queue, double slot_seconds, absl::Time at) {
+    queues_[queue].slot_seconds = slot_seconds;
+    queues_[queue].at = at;
+  }
+  int size() const { return static_cast<int>(queues_.size()); }
   double slots(int queue) const { return queues_[queue].slots; }
   int jobs(int queue) const { return static_cast<int>(queues_[queue].jobs.size()); }
   bool HasSlotsFor(int queue, double slots) const;

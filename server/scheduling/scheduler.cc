@@ -1,6 +1,8 @@
 #include "server/scheduling/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -281,6 +283,32 @@ WaitingCounts Scheduler::CountWaiting() const {
                                                  : counts.slots);
   }
   return counts;
+}
+
+std::vector<QueueUsage> Scheduler::Usage(absl::Time now) const {
+  std::vector<QueueUsage> usage(state_.queues.size());
+  for (int queue = 0; queue < state_.queues.size(); ++queue) {
+    usage[queue] = {state_.queues.name(queue), state_.queues.slots(queue), state_.queues.jobs(queue), 0,
+                    state_.queues.SlotSeconds(queue, now, state_.config.share_window)};
+  }
+  for (const auto& [key, number] : state_.index) {  // in any order: it is a sum
+    const StageState& stage = state_.stages[number];
+    if (stage.running) continue;
+    std::set<int> queues;
+    for (const Waiter& waiter : stage.request.waiters) queues.insert(state_.queues.Find(waiter.queue));
+    for (const int queue : queues) {
+      if (queue >= 0) ++usage[queue].waiting;
+    }
+  }
+  return usage;
+}
+
+absl::Status Scheduler::RestoreUsage(const std::string& name, double slot_seconds, absl::Time saved) {
+  if (!std::isfinite(slot_seconds) || slot_seconds < 0) return absl::InvalidArgumentError("slot_seconds: must be 0 or above");
+  const int queue = state_.queues.Number(name);
+  if (state_.queues.slots(queue) > 0) return absl::FailedPreconditionError("the queue has slots already");
+  state_.queues.Restore(queue, slot_seconds, saved);
+  return absl::OkStatus();
 }
 
 }  // namespace bitstair::server::scheduling

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -55,6 +56,12 @@ class Scheduler {
   absl::StatusOr<Explanation> Explain(const std::string& key, absl::Time now) const;
 
   WaitingCounts CountWaiting() const;
+
+  // All queues that were ever heard of.
+  std::vector<QueueUsage> Usage(absl::Time now) const;
+  // What a queue had used when its state was saved, before anything of it runs here. INVALID_ARGUMENT: below zero or not finite. FAILED_PRECONDITION: it has
+  // slots already.
+  absl::Status RestoreUsage(const std::string& name, double slot_seconds, absl::Time saved);
 
   // Number of stages that are known and do not run; of stages that run.
   int pending() const { return state_.pending; }

@@ -139,6 +139,15 @@ struct WaitingCounts {
   int delayed = 0;     // until a retry's time
 };
 
+// What a queue has and had: `slot_seconds` is the decayed sum by which shares are compared.
+struct QueueUsage {
+  std::string name;  // "": the queue of jobs that name none
+  double slots = 0;  // held now
+  int jobs = 0;      // with a running stage
+  int waiting = 0;   // stages that do not run; one that several queues wait for counts in each
+  double slot_seconds = 0;
+};
+
 struct Explanation {
   std::string sentence;                                // "waits for 2 slots; 1 of 2 is free"
   std::string unblocked_by;                            // "2 slots become free"

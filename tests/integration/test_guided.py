@@ -38,6 +38,23 @@ class GuidedTest(harness.Case):
         self.assertNotIn('teacher_top1', done['stages'][0], 'the full-precision stage is no pair')
         self.assertIn('teacher', self.cli('describe', job).stdout)
 
+    def test_killing_either_side_of_a_split_pair_restarts_both_from_one_checkpoint(self):
+        split = (*GUIDED, '--set', 'ranks=1', '--set', 'placement=split')
+        self.server(name='calm')
+        self.worker('calm-worker')
+        want = harness.digests(self.wait_state(self.submit(SMOKE, *split), 'SUCCEEDED'))
+        for daemon in self.daemons:
+            daemon.kill()
+        for side in (0, 1):  # each net has one rank
+            self.server(name=f'server-{side}')
+            worker = self.worker(f'worker-{side}', env={'BITSTAIR_TEST_CRASH': f'W4A4:{side}:10:1'})
+            done = self.wait_state(self.submit(SMOKE, *split, *STEPPED), 'SUCCEEDED')
+            last = done['stages'][-1]
+            self.assertEqual((last['generation'], len(last['placement'])), (2, 2))
+            self.assertGreater(last['resumed_epoch'] * 1000 + last['resumed_step'], 0)
+            self.assertEqual(harness.digests(done), want, f'side {side}')
+            worker.kill()
+
     def test_the_full_precision_stage_is_shared_and_the_pairs_are_not(self):
         self.server()
         self.worker()

@@ -64,6 +64,30 @@ TEST_F(CoordinatorSchedulingTest, AHigherClassGoesFirst) {
   }
 }
 
+// Without what was saved, x would go first again: it asked first.
+TEST_F(CoordinatorSchedulingTest, FairSharesOutliveARestart) {
+  const auto create_in = [&](const std::string& queue) {
+    v1::JobSpec spec = Spec(2);
+    spec.set_queue(queue);
+    return Create(spec);
+  };
+  {
+    ScriptedWorker worker(server_->fleet.get(), {});
+    const v1::Job first = create_in("x");
+    const v1::AssignAttempt assign = worker.ExpectAssign();
+    worker.Running(assign);
+    absl::SleepFor(absl::Milliseconds(300));  // 0.6 slot-seconds
+    worker.Finish(assign, server_->Upload("x"));
+    server_->WaitForState(first.name(), v1::JOB_STATE_SUCCEEDED);
+  }
+  Start();
+  const v1::Job x = create_in("x"), y = create_in("y");
+  ScriptedWorker filler(server_->fleet.get(), {.name = "filler", .slots = 0});
+  for (const auto& job : {x, y}) server_->WaitFor(job.name(), [](const v1::Job& j) { return j.stages_size() > 0; });
+  ScriptedWorker worker(server_->fleet.get(), {.incarnation = "2"});
+  EXPECT_THAT(worker.ExpectAssign().attempt().stage(), StartsWith(y.name()));
+}
+
 TEST_F(CoordinatorSchedulingTest, PrioritizeMovesAJobForward) {
   const v1::Job first = CreateWith(2, v1::PRIORITY_CLASS_NORMAL), second = CreateWith(2, v1::PRIORITY_CLASS_NORMAL);
   v1::PrioritizeJobRequest request;

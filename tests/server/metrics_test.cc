@@ -53,6 +53,22 @@ void FillAll(Metrics* metrics) {
   metrics->ObserveRpc("CreateJob", 0.01);
 }
 
+TEST(MetricsTest, QueuesBeyondTheLimitShareASeries) {
+  Metrics metrics("1");
+  Metrics::Counts counts;
+  counts.queues["vision"] = {1.5, 1, 3};
+  metrics.SetCounts(counts);
+  counts.queues.clear();
+  for (size_t i = 0; i < 2 * Metrics::kMaxLabelledQueues; ++i) counts.queues[absl::StrCat("q", 1000 + i)] = {1, 1, 2};
+  metrics.SetCounts(counts);
+  const std::string text = Text(metrics);
+  EXPECT_THAT(text, HasSubstr("bitstair_queue_slots{queue=\"vision\"} 1.5"));
+  EXPECT_THAT(text, HasSubstr("bitstair_queue_waiting_stages{queue=\"q1048\"} 2"));
+  EXPECT_THAT(text, HasSubstr("bitstair_queue_slots{queue=\"other\"} 51"));
+  EXPECT_THAT(text, HasSubstr("bitstair_queue_jobs{queue=\"other\"} 51"));
+  EXPECT_THAT(text, Not(HasSubstr("q1049")));
+}
+
 TEST(MetricsTest, StatesAndCausesExportZeroInAdvance) {
   const Metrics metrics("1.2.3");
   const std::string text = Text(metrics);

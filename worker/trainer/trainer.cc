@@ -432,6 +432,7 @@ int64_t Trainer::bytes_sent() const {
 // Reads training state, changes none of it.
 absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
   report_.Phase("checkpoint", kCheckpointDeadline);
+  const auto begin = ProgressReport::Clock::now();
   core::Checkpoint checkpoint = MakeCheckpoint(start_, position_, final);
   if (split()) BringFullNetToRank0();
   const std::vector<StageNet> nets = StageNets();
@@ -451,6 +452,7 @@ absl::Status Trainer::SaveCheckpoint(bool averaged, bool final) {
     if (!saved.ok()) return absl::Status(saved.status().code(), absl::StrCat(Where(), ": cannot save a checkpoint: ", saved.status().message()));
     v1::FromTrainer message;
     message.mutable_checkpoint()->set_path(saved->path);
+    message.mutable_checkpoint()->set_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     v1::Checkpoint* told = message.mutable_checkpoint()->mutable_checkpoint();
     told->set_sha256(saved->sha256);
     told->set_size_bytes(saved->size_bytes);

@@ -399,5 +399,37 @@ TEST_F(SchedulerTest, BadInputIsRefusedByName) {
   EXPECT_EQ(scheduler_.pending(), 1) << "refused calls change nothing";
 }
 
+TEST(QueueUsageTest, UsageSaysWhatQueuesHaveAndHad) {
+  Scheduler scheduler;
+  ASSERT_TRUE(scheduler.UpsertWorker(MakeWorker("a", 1)).ok());
+  ASSERT_TRUE(scheduler.UpsertStage(MakeStage("j", 1, 0, "x")).ok());
+  ASSERT_TRUE(scheduler.UpsertStage(MakeStage("k", 1, 0, "y")).ok());
+  const Decision decision = scheduler.Decide(At(0));
+  ASSERT_EQ(decision.placements.size(), 1u);
+  ASSERT_TRUE(scheduler.MarkRunning("j", decision.placements[0], At(0), absl::InfiniteFuture()).ok());
+  const auto usage = scheduler.Usage(At(3600));
+  ASSERT_EQ(usage.size(), 2u);
+  EXPECT_EQ(usage[0].name, "x");
+  EXPECT_EQ(usage[0].slots, 1);
+  EXPECT_EQ(usage[0].jobs, 1);
+  EXPECT_EQ(usage[0].waiting, 0);
+  EXPECT_NEAR(usage[0].slot_seconds, 3600, 80) << "less what has decayed of it";
+  EXPECT_EQ(usage[1].waiting, 1);
+  EXPECT_EQ(usage[1].slot_seconds, 0);
+}
+
+// A queue that had the fleet for a day is behind one that had nothing, also for a scheduler that was made since.
+TEST(QueueUsageTest, RestoredUsageDecidesWhoGoesFirst) {
+  for (const std::string used : {"x", "y"}) {
+    Scheduler scheduler;
+    ASSERT_TRUE(scheduler.RestoreUsage(used, 86400, At(0)).ok());
+    ASSERT_TRUE(scheduler.UpsertWorker(MakeWorker("a", 1)).ok());
+    ASSERT_TRUE(scheduler.UpsertStage(MakeStage("j", 1, 0, "x")).ok());
+    ASSERT_TRUE(scheduler.UpsertStage(MakeStage("k", 1, 0, "y")).ok());
+    EXPECT_EQ(Shown(scheduler.Decide(At(10))), std::vector<std::string>{used == "x" ? "k: a/0" : "j: a/0"});
+    EXPECT_TRUE(absl::IsInvalidArgument(scheduler.RestoreUsage(used, -1, At(0))));
+  }
+}
+
 }  // namespace
 }  // namespace bitstair::server::scheduling
