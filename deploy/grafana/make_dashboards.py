@@ -54,7 +54,7 @@ def dashboard(uid, title, description, panels, variables=()):
 
 
 def query_variable(name, label, query):
-    return {'type': 'query', 'name': name, 'label': label, 'datasource': SOURCE, 'query': {'query': query, 'refId': name}, 'definition': query, 'refresh': 2, 'sort': 1,
+    return {'type': 'query', 'name': name, 'label': label, 'datasource': SOURCE, 'query': {'query': query, 'refId': name}, 'refresh': 2, 'sort': 1,
             'multi': False, 'includeAll': False, 'current': {}, 'options': [], 'hide': 0}
 
 

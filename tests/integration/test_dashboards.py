@@ -11,6 +11,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
 import harness
 from harness import SMOKE, wait_for
 
@@ -34,6 +38,24 @@ def panels():
         board = json.loads(file.read_text())
         for panel in board['panels']:
             yield board, panel
+
+
+def unknown(board, again, path=''):
+    """Places of a dashboard that are not the same after Grafana's model of it was made and written."""
+    if isinstance(board, dict) and isinstance(again, dict):
+        for key, value in board.items():
+            if key in again:
+                yield from unknown(value, again[key], f'{path}/{key}')
+            else:
+                yield f'{path}/{key}'
+    elif isinstance(board, list) and isinstance(again, list):
+        if len(board) != len(again):
+            yield f'{path}: {len(board)} of them, not {len(again)}'
+        else:
+            for number, (value, other) in enumerate(zip(board, again)):
+                yield from unknown(value, other, f'{path}/{number}')
+    elif board != again:
+        yield f'{path}: {board} became {again}'
 
 
 class DashboardFilesTest(unittest.TestCase):
@@ -71,13 +93,24 @@ class DashboardFilesTest(unittest.TestCase):
                     used = set(re.findall(r'\$\{?([a-z_]+)', target['expr'])) - {'__rate_interval'}
                     self.assertLessEqual(used, variables, target['expr'])
 
+    def test_dashboards_are_valid_by_grafanas_schema(self):
+        # Grafana's own SDK is generated from the schema of the Grafana that compose.yaml runs. What the schema does not know is lost on the way there and back.
+        register_default_plugins()
+        for file in DASHBOARDS:
+            board = json.loads(file.read_text())
+            again = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+            self.assertEqual(list(unknown(board, again)), [], file.name)
+        wrong = json.loads(DASHBOARDS[0].read_text())
+        wrong['panels'][0]['gridPos']['width'] = 4
+        self.assertEqual(list(unknown(wrong, json.loads(JSONEncoder().encode(Dashboard.from_json(wrong))))), ['/panels/0/gridPos/width'])
+
     def test_every_metric_that_is_named_exists(self):
         known = documented()
         self.assertGreater(len(known), 30)
         texts = {f'{board["title"]}/{panel["title"]}': target['expr'] for board, panel in panels() for target in panel['targets']}
         texts['rules'] = ''.join(line for line in RULES.read_text().splitlines(True) if 'expr:' in line)
         for where, text in texts.items():
-            self.assertLessEqual(metric_names(text), known, where)
+            self.assertEqual(metric_names(text) - known, set(), where)
 
     def test_every_alert_has_its_entry_in_the_runbook(self):
         runbook = (harness.ROOT / 'docs' / 'runbook.md').read_text()

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bitstair/store/v1/records.pb.h"
+#include "bitstair/v1/access.pb.h"
 #include "bitstair/v1/artifacts.pb.h"
 #include "bitstair/v1/fleet.pb.h"
 #include "bitstair/v1/jobs.pb.h"
@@ -46,8 +47,9 @@ void AddMessage(const Descriptor& message, std::set<std::string>* lines) {
 
 std::set<std::string> Lines() {
   std::set<std::string> lines;
-  for (const FileDescriptor* file : {v1::JobSpec::descriptor()->file(), v1::CreateJobRequest::descriptor()->file(), v1::WorkerMessage::descriptor()->file(),
-                                     v1::Artifact::descriptor()->file(), v1::ToTrainer::descriptor()->file(), store::v1::JobRecord::descriptor()->file()}) {
+  for (const FileDescriptor* file :
+       {v1::JobSpec::descriptor()->file(), v1::CreateJobRequest::descriptor()->file(), v1::WorkerMessage::descriptor()->file(),
+        v1::Artifact::descriptor()->file(), v1::ToTrainer::descriptor()->file(), v1::Token::descriptor()->file(), store::v1::JobRecord::descriptor()->file()}) {
     for (int i = 0; i < file->message_type_count(); ++i) AddMessage(*file->message_type(i), &lines);
     for (int i = 0; i < file->enum_type_count(); ++i) AddEnum(*file->enum_type(i), &lines);
     for (int i = 0; i < file->service_count(); ++i) {

@@ -25,6 +25,9 @@ void FillAll(Metrics* metrics) {
   metrics->CountRpc("CreateJob", absl::OkStatus());
   metrics->CountRpc("GetJob", absl::NotFoundError(""));
   metrics->ObserveCommit(0.003, 4);
+  Metrics::Counts counts;
+  counts.queues["default"] = {1, 1, 0};
+  metrics->SetCounts(counts);
   metrics->CountAttempt();
   metrics->CountFailure(v1::EXIT_CAUSE_CRASHED);
   v1::StageProgress progress;
