@@ -69,7 +69,7 @@ def tuning_rows():
     # Four bits: LSQ's learning rate, and learning from the teacher's predictions.
     result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.01)]
     alone = ('distillation.students=[]', 'ranks=1')
-    result += [quantised('distillation', 'distillation', 4, 1, alone), quantised('lsq_distillation', 'distillation', 4, 1, ('quantizer=lsq', *alone))]
+    result += [quantised('distillation', 'distillation', 4, 1, alone)]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 
