@@ -13,7 +13,7 @@ install(DIRECTORY recipes DESTINATION share/bitstair)
 install(DIRECTORY proto/bitstair/v1 DESTINATION share/bitstair/proto/bitstair FILES_MATCHING PATTERN "*.proto")
 install(PROGRAMS deploy/docker/worker-start deploy/docker/worker-health DESTINATION share/bitstair/docker)
 install(FILES README.md DESTINATION share/doc/bitstair)
-install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE)
+install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE PATTERN "*.py" EXCLUDE)
 install(DIRECTORY deploy/systemd/ DESTINATION lib/systemd/system FILES_MATCHING PATTERN "*.service")
 
 # The C++ client library (docs/clients.md). Everything that it names is relative to the tree or found anew on the user's machine.
