@@ -3,7 +3,7 @@
 #   lib/bitstair/           LibTorch, oneDNN and the CUDA runtime, in a folder of their own so that /usr is a fit prefix
 #   lib/systemd/system/     units
 #   include/bitstair/, lib/libbitstair_*.a, lib/cmake/bitstair/   the C++ client library, find_package(bitstair); alone: cmake --install ... --component client_library
-#   share/bitstair/         recipes/, proto/, and docker/ with what the images' entry points run
+#   share/bitstair/         recipes/, proto/, example/ of the client library, and docker/ with what the images' entry points run
 #   share/doc/bitstair/     README, documents, licences of what lib/bitstair holds
 include(GNUInstallDirs)
 set(private_libraries lib/bitstair)
@@ -27,6 +27,7 @@ install(TARGETS bitstair_client bitstair_grpc bitstair_proto bitstair_digest EXP
 install(EXPORT bitstair-targets NAMESPACE bitstair:: DESTINATION lib/cmake/bitstair ${client_library})
 install(FILES client/client.h proto/status.h DESTINATION include/bitstair ${client_library})
 install(DIRECTORY ${CMAKE_BINARY_DIR}/proto/bitstair/v1 DESTINATION include/bitstair ${client_library} FILES_MATCHING PATTERN "*.pb.h" PATTERN "trainer.pb.h" EXCLUDE)
+install(DIRECTORY client/example DESTINATION share/bitstair ${client_library})
 include(CMakePackageConfigHelpers)
 write_basic_package_version_file(bitstair-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES cmake/bitstair-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/bitstair-config-version.cmake DESTINATION lib/cmake/bitstair ${client_library})

@@ -1,7 +1,6 @@
-"""The C++ client library as people have it: installed, moved to another folder, found by CMake, linked into client/example and run against a real coordinator."""
+"""The C++ client library as people have it: installed, moved to another folder, found by CMake, linked into the example and run against a real coordinator."""
 import os
 import re
-import shutil
 import subprocess
 import unittest
 
@@ -26,9 +25,8 @@ class ClientLibraryTest(harness.Case):
             for folder in (first, BIN.parent, ROOT):
                 self.assertNotIn(f'{folder}/'.encode(), path.read_bytes(), path)
 
-        # The example alone, without the sources around it.
-        example = self.folder / 'example'
-        shutil.copytree(ROOT / 'client' / 'example', example)
+        # The example as it is installed, without the sources around it.
+        example = tree / 'share' / 'bitstair' / 'example'
         self.run_command('cmake', '-S', example, '-B', example / 'build', f'-DCMAKE_PREFIX_PATH={tree}')
         self.run_command('cmake', '--build', example / 'build')
 
