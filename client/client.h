@@ -121,3 +121,9 @@ class Client {
 };
 
 }  // namespace bitstair::client
+
+// Users of the installed library (bitstair/client.h) find it under its short name.
+namespace bitstair {
+using client::Client;
+using client::ClientOptions;
+}  // namespace bitstair

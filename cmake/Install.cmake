@@ -2,7 +2,8 @@
 #   bin/                    the programs; they find each other beside themselves
 #   lib/bitstair/           LibTorch, oneDNN and the CUDA runtime, in a folder of their own so that /usr is a fit prefix
 #   lib/systemd/system/     units
-#   share/bitstair/         recipes/, proto/, and docker/ with what the images' entry points run
+#   include/bitstair/, lib/libbitstair_*.a, lib/cmake/bitstair/   the C++ client library, find_package(bitstair); alone: cmake --install ... --component client_library
+#   share/bitstair/         recipes/, proto/, example/ of the client library, and docker/ with what the images' entry points run
 #   share/doc/bitstair/     README, documents, licences of what lib/bitstair holds
 include(GNUInstallDirs)
 set(private_libraries lib/bitstair)
@@ -12,8 +13,29 @@ install(DIRECTORY recipes DESTINATION share/bitstair)
 install(DIRECTORY proto/bitstair/v1 DESTINATION share/bitstair/proto/bitstair FILES_MATCHING PATTERN "*.proto")
 install(PROGRAMS deploy/docker/server-start deploy/docker/join-tokens deploy/docker/worker-start deploy/docker/worker-health DESTINATION share/bitstair/docker)
 install(FILES README.md DESTINATION share/doc/bitstair)
-install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE)
+install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE PATTERN "*.py" EXCLUDE)
 install(DIRECTORY deploy/systemd/ DESTINATION lib/systemd/system FILES_MATCHING PATTERN "*.service")
+
+# The C++ client library (docs/clients.md). Everything that it names is relative to the tree or found anew on the user's machine.
+set(client_library COMPONENT client_library)
+set_target_properties(bitstair_client PROPERTIES EXPORT_NAME client)
+foreach(part grpc proto digest files transport)
+  set_target_properties(bitstair_${part} PROPERTIES EXPORT_NAME client_${part})
+endforeach()
+target_compile_features(bitstair_client INTERFACE cxx_std_20)
+install(TARGETS bitstair_client bitstair_grpc bitstair_proto bitstair_digest bitstair_files bitstair_transport EXPORT bitstair-targets ARCHIVE DESTINATION lib ${client_library} INCLUDES DESTINATION include)
+install(EXPORT bitstair-targets NAMESPACE bitstair:: DESTINATION lib/cmake/bitstair ${client_library})
+install(FILES client/client.h proto/status.h DESTINATION include/bitstair ${client_library})
+install(DIRECTORY ${CMAKE_BINARY_DIR}/proto/bitstair/v1 DESTINATION include/bitstair ${client_library} FILES_MATCHING PATTERN "*.pb.h" PATTERN "trainer.pb.h" EXCLUDE)
+install(DIRECTORY client/example DESTINATION share/bitstair ${client_library})
+include(CMakePackageConfigHelpers)
+write_basic_package_version_file(bitstair-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES cmake/bitstair-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/bitstair-config-version.cmake DESTINATION lib/cmake/bitstair ${client_library})
+# CMake itself strips no archives, whose debug information would name this folder.
+install(CODE "if(CMAKE_INSTALL_DO_STRIP)
+  file(GLOB archives \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/lib/libbitstair_*.a\")
+  execute_process(COMMAND ${CMAKE_STRIP} --strip-debug \${archives} COMMAND_ERROR_IS_FATAL ANY)
+endif()" ${client_library})
 
 if(BITSTAIR_TORCH)
   install(TARGETS bitstair-trainer bitstair-evaluator RUNTIME DESTINATION bin)
@@ -47,7 +69,7 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_COMPRESSION_TYPE zstd)  # xz takes minutes for LibTorch
-set(CPACK_DEBIAN_PACKAGE_SUGGESTS dataset-fashion-mnist)
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "dataset-fashion-mnist, libabsl-dev, libgrpc++-dev, libprotobuf-dev, libssl-dev, protobuf-compiler-grpc")
 if(BITSTAIR_TORCH)
   set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${BITSTAIR_TORCH_DIR}/lib ${cuda_runtime})
 endif()
