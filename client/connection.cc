@@ -17,11 +17,22 @@ namespace {
 constexpr size_t kMaxTokenBytes = 4096;
 constexpr size_t kMaxPemBytes = 4 << 20;
 
+std::string Variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
 // What the context says, or the flags where they name a coordinator themselves.
-absl::StatusOr<Context> Choose(const ConnectionFlags& flags) {
+absl::StatusOr<Context> Choose(ConnectionFlags flags) {
+  if (!flags.coordinator.empty() && !flags.context.empty()) {
+    return absl::InvalidArgumentError("--coordinator and --context name two coordinators; give one of them");
+  }
+  if (flags.coordinator.empty() && flags.context.empty()) {
+    flags.coordinator = Variable("BITSTAIR_COORDINATOR");
+    if (flags.coordinator.empty()) flags.context = Variable("BITSTAIR_CONTEXT");
+  }
   Context chosen;
   if (!flags.coordinator.empty()) {
-    if (!flags.context.empty()) return absl::InvalidArgumentError("--coordinator and --context name two coordinators; give one of them");
     chosen.coordinator = flags.coordinator;
   } else {
     const std::string file = ContextsFile();

@@ -69,11 +69,10 @@ int64_t SecondsOf(const std::string& text) {
 void AddCoordinator(CLI::App& command, ConnectionFlags& flags) {
   command
       .add_option("--coordinator", flags.coordinator,
-                  absl::StrCat("Where the coordinator listens (default: that of the current context, else ", kDefaultCoordinator, ")"))
-      ->envname("BITSTAIR_COORDINATOR")
+                  absl::StrCat("Where the coordinator listens; else BITSTAIR_COORDINATOR, else that of the current context, else ", kDefaultCoordinator))
       ->type_name("HOST:PORT")
       ->check(CLI::Validator(CheckAddress, "", "address"));
-  command.add_option("--context", flags.context, "A coordinator of the configuration file (bitstair config)")->envname("BITSTAIR_CONTEXT")->type_name("NAME");
+  command.add_option("--context", flags.context, "A coordinator of the configuration file (bitstair config); else BITSTAIR_CONTEXT")->type_name("NAME");
   command.add_flag("--tls", flags.tls, "Connect with TLS, to a certificate that the system's authorities vouch for")->envname("BITSTAIR_TLS");
   command.add_option("--tls-ca", flags.tls_ca, "Connect with TLS, to a certificate that these authorities vouch for (PEM)")
       ->envname("BITSTAIR_TLS_CA")

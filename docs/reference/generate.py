@@ -306,7 +306,7 @@ def api_pages(api, recipe_messages, recipe_enums):
 
     lines = ['# API reference', MADE,
              'Package `bitstair.v1`, over gRPC; the files are in `proto/bitstair/v1` and, of an installed tree, in `share/bitstair/proto`. The coordinator serves reflection and `grpc.health.v1`, too. How to write a client: [clients.md](../clients.md).', ERRORS]
-    for service in sorted(api.services, key=lambda service: ['Jobs', 'Fleet', 'Artifacts'].index(service.name)):
+    for service in sorted(api.services, key=lambda service: ['Jobs', 'Fleet', 'Artifacts', 'Access'].index(service.name)):
         lines += [f'## Service {service.name}', api.line(service.name).split('docs/reference')[0].strip()]
         for method in service.method:
             # The workers' own stream is told step by step, in lines.

@@ -47,6 +47,7 @@ class CommandLineTest : public testing::Test {
     recipe_ = Write("demo.yaml", kRecipe);
     unsetenv("BITSTAIR_COORDINATOR");
     setenv("XDG_STATE_HOME", (folder_ / "state").c_str(), 1);
+    setenv("BITSTAIR_CONFIG", (folder_ / "config.yaml").c_str(), 1);
   }
   ~CommandLineTest() override { std::filesystem::remove_all(folder_); }
 

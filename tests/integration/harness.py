@@ -79,7 +79,7 @@ class Case(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix='bitstair-test-'))
         self.addCleanup(self.remove_folder)
-        self.env = {**os.environ, 'BITSTAIR_TEST_FOLDER': str(self.folder), 'XDG_STATE_HOME': str(self.folder / 'state'), 'NO_COLOR': '1'}
+        self.env = {**os.environ, 'BITSTAIR_TEST_FOLDER': str(self.folder), 'XDG_STATE_HOME': str(self.folder / 'state'), 'BITSTAIR_CONFIG': str(self.folder / 'config.yaml'), 'NO_COLOR': '1'}
         self.daemons = []
 
     def remove_folder(self):

@@ -52,6 +52,7 @@ EXCEPTIONS = {
         'apt-get ': 'needs root; tests/deploy/test_deb.py does it',
         'systemctl ': 'needs root and systemd',
         'docker-compose ': 'needs root and Docker; tests/deploy/test_compose.py does it',
+        'BITSTAIR_TLS=FOLDER ': 'needs root and Docker; tests/deploy/test_compose.py does it',
         'BITSTAIR_COORDINATOR=10.0.0.5:7420 ': 'needs root and Docker, on a second host',
     },
 }
@@ -144,6 +145,9 @@ class DocumentsTest(harness.Case):
         if program == 'bitstair' and arguments and not arguments[0].startswith('-'):
             self.assertRegex(known, rf'(?m)^  {re.escape(arguments[0])} ', f'no command {arguments[0]}')
             known = self.help_of(program, arguments[0])
+            if 'Subcommands:' in known and len(arguments) > 1:
+                self.assertRegex(known, rf'(?m)^  {re.escape(arguments[1])} ', f'no command {arguments[0]} {arguments[1]}')
+                known = self.help_of(program, *arguments[:2])
         for argument in arguments:
             if re.match(r'--?[a-z]', argument):
                 self.assertRegex(known, rf'(?<![\w-]){re.escape(argument.split("=")[0])}(?![\w-])', f'no option {argument}')
@@ -173,7 +177,7 @@ class DocumentsTest(harness.Case):
         self.assertEqual(stale, set(), 'exceptions for lines that are in no document')
 
     def test_the_check_of_spelling_finds_what_is_wrong(self):
-        for line in ('bitstair list --state RUNNING', 'JOB=$(bitstair sumbit recipes/smoke.yaml)', 'true && bitstair-server --state-dirs x &', './dev run a.yaml --sets b=1', './dev biuld', './dev bench sleep'):
+        for line in ('bitstair list --state RUNNING', 'bitstair token make', 'bitstair token create --user x', 'JOB=$(bitstair sumbit recipes/smoke.yaml)', 'true && bitstair-server --state-dirs x &', './dev run a.yaml --sets b=1', './dev biuld', './dev bench sleep'):
             with self.subTest(line=line):
                 calls_found = calls(line)
                 self.assertEqual(len(calls_found), 1)

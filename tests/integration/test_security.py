@@ -18,7 +18,6 @@ class SecurityTest(harness.Case):
         self.crt, self.key = self.certificate('server')
         for name in ('BITSTAIR_TOKEN_FILE', 'BITSTAIR_TLS_CA', 'BITSTAIR_CONTEXT'):
             self.env.pop(name, None)
-        self.env['BITSTAIR_CONFIG'] = str(self.folder / 'config.yaml')
 
     def certificate(self, name):
         crt, key = self.folder / f'{name}.crt', self.folder / f'{name}.key'
