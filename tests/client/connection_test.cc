@@ -136,7 +136,7 @@ TEST_F(ConnectionTest, FaultsOfTheConfigurationFileHaveTheirPlace) {
     const std::string file = File("bad.yaml", text);
     const auto read = LoadContexts(file);
     EXPECT_TRUE(absl::IsInvalidArgument(read.status())) << text;
-    EXPECT_THAT(std::string(read.status().message()), testing::AllOf(HasSubstr(file + ":"), HasSubstr(message))) << text;
+    EXPECT_THAT(std::string(read.status().message()), ::testing::AllOf(HasSubstr(file + ":"), HasSubstr(message))) << text;
   }
 }
 
