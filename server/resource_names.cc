@@ -61,7 +61,7 @@ absl::StatusOr<JobFilter> ParseJobFilter(const std::string& filter) {
       result.has_state = !result.active;
       if (result.active) continue;
       if (!v1::JobState_Parse(absl::StrCat("JOB_STATE_", value), &result.state) || result.state == v1::JOB_STATE_UNSPECIFIED) {
-        return bad("not a state; use ACTIVE, RESOLVING, PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLING or CANCELLED");
+        return bad("not a state; use ACTIVE, RESOLVING, PENDING, RUNNING, PAUSED, SUCCEEDED, FAILED, CANCELLING or CANCELLED");
       }
     } else if (absl::ConsumePrefix(&value, "name=")) {
       if (!result.name.empty() || result.name_is_prefix) return bad("name is given twice");
