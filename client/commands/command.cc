@@ -1,20 +1,17 @@
 #include "client/commands/command.h"
 
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/interrupt.h"
 #include "client/json.h"
 #include "client/table.h"
+#include "client/terminal.h"
 #include "server/daemon/daemon.h"
 
 namespace bitstair::client {
@@ -32,24 +29,6 @@ std::string CheckJob(const std::string& text) {
       !name.empty() && name.size() <= 200 && name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == std::string::npos;
   return plain && (text == name || text == "jobs/" + name) ? ""
                                                            : absl::StrCat("\"", Fit(Harmless(text), 60), "\" is no job's name; `bitstair list` shows them");
-}
-
-bool IsTerminal(int fd) {
-  const char* term = std::getenv("TERM");
-  return isatty(fd) == 1 && term != nullptr && std::strcmp(term, "dumb") != 0;
-}
-
-bool HasColor() {
-  const char* no_color = std::getenv("NO_COLOR");
-  return no_color == nullptr || no_color[0] == '\0';
-}
-
-int TerminalWidth() {
-  winsize size{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  const char* columns = std::getenv("COLUMNS");
-  int width = 0;
-  return columns != nullptr && absl::SimpleAtoi(columns, &width) && width >= 20 && width <= 1000 ? width : 80;
 }
 
 }  // namespace
@@ -144,14 +123,14 @@ int PrintResult(const v1::Job& job, const std::string& output, bool quiet) {
 }
 
 Console::Console(bool quiet)
-    : quiet_(quiet), terminal_(IsTerminal(STDERR_FILENO)), progress_(ProgressStyle{terminal_, terminal_ && HasColor(), TerminalWidth()}) {}
+    : quiet_(quiet), terminal_(IsTerminal(STDERR_FILENO)), progress_(ProgressStyle{terminal_, terminal_ && HasColor(), TerminalWidth(STDERR_FILENO)}) {}
 
 void Console::Write(const std::string& text) {
   if (!quiet_ && !text.empty()) fwrite(text.data(), 1, text.size(), stderr);
 }
 
 void Console::OnChange(const v1::WatchJobResponse& change) {
-  if (terminal_) progress_.SetWidth(TerminalWidth());
+  if (terminal_) progress_.SetWidth(TerminalWidth(STDERR_FILENO));
   Write(progress_.OnChange(change));
 }
 

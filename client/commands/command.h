@@ -30,6 +30,7 @@ void RegisterPlan(CLI::App& app, int& exit_code);
 void RegisterReport(CLI::App& app, int& exit_code);  // report, compare
 void RegisterRun(CLI::App& app, int& exit_code);
 void RegisterSubmit(CLI::App& app, int& exit_code);
+void RegisterTop(CLI::App& app, int& exit_code);
 void RegisterValidate(CLI::App& app, int& exit_code);
 void RegisterWatch(CLI::App& app, int& exit_code);
 void RegisterWorkers(CLI::App& app, int& exit_code);
