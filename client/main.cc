@@ -23,8 +23,12 @@ int main(int argc, char** argv) {
   int exit_code = kDone;
   for (const auto add :
        {RegisterRun, RegisterSubmit, RegisterList, RegisterDescribe, RegisterWatch, RegisterLogs, RegisterCancel, RegisterChanges, RegisterTop, RegisterWorkers,
-        RegisterValidate, RegisterPlan, RegisterEvaluate, RegisterReport, RegisterGarbage, RegisterHealth}) {
+        RegisterValidate, RegisterPlan, RegisterEvaluate, RegisterReport, RegisterGarbage, RegisterHealth, RegisterCompletion}) {
     add(app, exit_code);
+  }
+  if (argc > 1 && std::string(argv[1]) == "__complete") {
+    PrintCompletions(app, {argv + 2, argv + argc});
+    return kDone;
   }
   const auto commands = app.get_subcommands(nullptr);
   const auto is_chosen = [&](const CLI::App* command) { return command->check_name(argv[1]); };

@@ -2,6 +2,7 @@
 #   bin/                    the programs; they find each other beside themselves
 #   lib/bitstair/           LibTorch, oneDNN and the CUDA runtime, in a folder of their own so that /usr is a fit prefix
 #   lib/systemd/system/     units
+#   share/                  bash-completion/, zsh/ and man/ for the command line
 #   share/bitstair/         recipes/, proto/, and docker/ with what the images' entry points run
 #   share/doc/bitstair/     README, documents, licences of what lib/bitstair holds
 include(GNUInstallDirs)
@@ -13,6 +14,8 @@ install(DIRECTORY proto/bitstair/v1 DESTINATION share/bitstair/proto/bitstair FI
 install(PROGRAMS deploy/docker/worker-start deploy/docker/worker-health DESTINATION share/bitstair/docker)
 install(FILES README.md DESTINATION share/doc/bitstair)
 install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE)
+install(FILES client/shell/bitstair.bash DESTINATION share/bash-completion/completions RENAME bitstair)
+install(FILES client/shell/_bitstair DESTINATION share/zsh/vendor-completions)  # where Debian's zsh looks
 install(DIRECTORY deploy/systemd/ DESTINATION lib/systemd/system FILES_MATCHING PATTERN "*.service")
 
 if(BITSTAIR_TORCH)

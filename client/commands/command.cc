@@ -36,7 +36,7 @@ std::string CheckJob(const std::string& text) {
 const CLI::Validator kIsJob(CheckJob, "", "job");
 
 void AddCoordinator(CLI::App& command, std::string& coordinator) {
-  coordinator = "127.0.0.1:7420";
+  coordinator = kDefaultCoordinator;
   command.add_option("--coordinator", coordinator, "Where the coordinator listens")
       ->envname("BITSTAIR_COORDINATOR")
       ->type_name("HOST:PORT")

@@ -20,6 +20,7 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kWrongUsage = 2, kUnreachable = 3,
 // Adds a command to `app`; when it has run, `exit_code` holds its status.
 void RegisterCancel(CLI::App& app, int& exit_code);
 void RegisterChanges(CLI::App& app, int& exit_code);  // pause, resume, retry, pin, unpin, prioritize, cordon, uncordon, drain
+void RegisterCompletion(CLI::App& app, int& exit_code);
 void RegisterDescribe(CLI::App& app, int& exit_code);
 void RegisterEvaluate(CLI::App& app, int& exit_code);
 void RegisterGarbage(CLI::App& app, int& exit_code);
@@ -35,6 +36,13 @@ void RegisterValidate(CLI::App& app, int& exit_code);
 void RegisterWatch(CLI::App& app, int& exit_code);
 void RegisterWorkers(CLI::App& app, int& exit_code);
 
+// Answers the shells' question (client/completion.h) what can stand at the cursor.
+void PrintCompletions(const CLI::App& app, const std::vector<std::string>& words);
+
+// Does not return unless bitstair-evaluator cannot be started.
+int BecomeEvaluator(std::vector<std::string> arguments);
+
+inline constexpr char kDefaultCoordinator[] = "127.0.0.1:7420";
 // --coordinator HOST:PORT, or BITSTAIR_COORDINATOR.
 void AddCoordinator(CLI::App& command, std::string& coordinator);
 // --output, one of `formats`, the first by default.

@@ -30,7 +30,7 @@ class Terminal:
         return done.stdout
 
     def type_keys(self, text):
-        self.tmux('send-keys', '-l', text)
+        self.tmux('send-keys', '-l', '--', text)
 
     def type(self, line):
         """A line with its Enter."""
