@@ -14,6 +14,15 @@ install(DIRECTORY proto/bitstair/v1 DESTINATION share/bitstair/proto/bitstair FI
 install(PROGRAMS deploy/docker/worker-start deploy/docker/worker-health DESTINATION share/bitstair/docker)
 install(FILES README.md DESTINATION share/doc/bitstair)
 install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE)
+# Man pages say what the programs say with --help.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+set(man_pages ${CMAKE_BINARY_DIR}/man)
+add_custom_command(OUTPUT ${man_pages}/bitstair.1
+  COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_SOURCE_DIR}/deploy/man/make_pages.py ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${man_pages}
+  DEPENDS deploy/man/make_pages.py bitstair bitstair-server bitstair-worker $<$<TARGET_EXISTS:bitstair-evaluator>:bitstair-evaluator> VERBATIM)
+add_custom_target(bitstair_man ALL DEPENDS ${man_pages}/bitstair.1)
+install(DIRECTORY ${man_pages}/ DESTINATION share/man/man1 FILES_MATCHING PATTERN "*.1")
+install(DIRECTORY ${man_pages}/ DESTINATION share/man/man8 FILES_MATCHING PATTERN "*.8")
 install(FILES client/shell/bitstair.bash DESTINATION share/bash-completion/completions RENAME bitstair)
 install(FILES client/shell/_bitstair DESTINATION share/zsh/vendor-completions)  # where Debian's zsh looks
 install(DIRECTORY deploy/systemd/ DESTINATION lib/systemd/system FILES_MATCHING PATTERN "*.service")
