@@ -32,6 +32,7 @@ absl::StatusOr<Context> Choose(ConnectionFlags flags) {
     if (flags.coordinator.empty()) flags.context = Variable("BITSTAIR_CONTEXT");
   }
   Context chosen;
+  bool from_file = false;
   if (!flags.coordinator.empty()) {
     chosen.coordinator = flags.coordinator;
   } else {
@@ -41,11 +42,19 @@ absl::StatusOr<Context> Choose(ConnectionFlags flags) {
     const std::string& name = flags.context.empty() ? contexts->current : flags.context;
     if (const auto found = contexts->by_name.find(name); found != contexts->by_name.end()) {
       chosen = found->second;
+      from_file = true;
     } else if (!name.empty()) {
       return absl::NotFoundError(absl::StrCat("there is no context \"", name, "\" in ", file, "; bitstair config list shows them"));
     } else {
       chosen.coordinator = kDefaultCoordinator;
     }
+  }
+  // The environment speaks of no context's coordinator: its token would go to the wrong one.
+  if (!from_file) {
+    chosen.tls_ca = Variable("BITSTAIR_TLS_CA");
+    chosen.token_file = Variable("BITSTAIR_TOKEN_FILE");
+    chosen.tls = !Variable("BITSTAIR_TLS").empty();
+    chosen.insecure = !Variable("BITSTAIR_INSECURE").empty();
   }
   if (!flags.tls_ca.empty()) chosen.tls_ca = flags.tls_ca;
   if (!flags.token_file.empty()) chosen.token_file = flags.token_file;

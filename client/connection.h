@@ -8,7 +8,7 @@
 
 namespace bitstair::client {
 
-// As the command line has them; empty: not given. For tls, tls_ca, token_file and insecure it has asked BITSTAIR_TLS and so on already.
+// As the command line has them; empty: not given.
 struct ConnectionFlags {
   std::string coordinator;  // HOST:PORT
   std::string context;      // name in the configuration file
@@ -26,7 +26,8 @@ struct Connection {
 inline constexpr char kDefaultCoordinator[] = "127.0.0.1:7420";
 
 // The address or the context that the flags name; where they name neither, BITSTAIR_COORDINATOR, else BITSTAIR_CONTEXT, else the current context, else
-// kDefaultCoordinator. An address comes with nothing but what is given beside it. A token is sent to nobody but the coordinator of its context or of its flag,
+// kDefaultCoordinator. An address comes with nothing but what is given beside it, by flags or else by BITSTAIR_TLS, _TLS_CA, _TOKEN_FILE and _INSECURE (any
+// text switches the first and the last on); a context with flags alone. A token is sent to nobody but the coordinator of its context or of its flag,
 // and without TLS only to loopback. INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED: says which option or file is wrong and what to give; never shows a token.
 absl::StatusOr<Connection> ResolveConnection(const ConnectionFlags& flags);
 

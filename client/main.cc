@@ -22,9 +22,13 @@ int main(int argc, char** argv) {
       "Exit status: 0 done, 1 job failed, 2 wrong usage or recipe, 3 coordinator not reachable, 4 cancelled, 130 interrupted.");
   int exit_code = kDone;
   for (const auto add :
-       {RegisterRun, RegisterSubmit, RegisterList, RegisterDescribe, RegisterWatch, RegisterLogs, RegisterCancel, RegisterChanges, RegisterWorkers,
-        RegisterValidate, RegisterPlan, RegisterEvaluate, RegisterReport, RegisterGarbage, RegisterHealth, RegisterConfig, RegisterToken}) {
+       {RegisterRun, RegisterSubmit, RegisterList, RegisterDescribe, RegisterWatch, RegisterLogs, RegisterCancel, RegisterChanges, RegisterTop, RegisterWorkers,
+        RegisterValidate, RegisterPlan, RegisterEvaluate, RegisterReport, RegisterGarbage, RegisterHealth, RegisterConfig, RegisterToken, RegisterCompletion}) {
     add(app, exit_code);
+  }
+  if (argc > 1 && std::string(argv[1]) == "__complete") {
+    PrintCompletions(app, {argv + 2, argv + argc});
+    return kDone;
   }
   const auto commands = app.get_subcommands(nullptr);
   const auto is_chosen = [&](const CLI::App* command) { return command->check_name(argv[1]); };

@@ -14,10 +14,6 @@
 namespace bitstair::client {
 namespace {
 
-bool IsLive(const v1::Stage& stage) {
-  return stage.state() == v1::STAGE_STATE_STARTING || stage.state() == v1::STAGE_STATE_RUNNING || stage.state() == v1::STAGE_STATE_STOPPING;
-}
-
 std::string Bits(const v1::StageSpec& spec) {
   return absl::StrCat(spec.weight_bits(), "/", spec.activation_bits());
 }
@@ -83,6 +79,34 @@ std::string StartLine(const v1::Stage& stage) {
 }
 
 }  // namespace
+
+bool IsLive(const v1::Stage& stage) {
+  return stage.state() == v1::STAGE_STATE_STARTING || stage.state() == v1::STAGE_STATE_RUNNING || stage.state() == v1::STAGE_STATE_STOPPING;
+}
+
+double StageShare(const v1::Stage& stage) {
+  if (stage.state() == v1::STAGE_STATE_SUCCEEDED) return 1;
+  if (IsLive(stage) && stage.progress().epoch() > 0) return Share(stage.progress());
+  return stage.spec().epochs() > 0 ? std::clamp(static_cast<double>(stage.epochs_size()) / stage.spec().epochs(), 0.0, 1.0) : 0;
+}
+
+double JobShare(const v1::Job& job) {
+  double done = 0;
+  double all = 0;
+  for (const v1::Stage& stage : job.stages()) {
+    done += StageShare(stage) * stage.spec().epochs();
+    all += stage.spec().epochs();
+  }
+  return all > 0 ? done / all : 0;
+}
+
+std::string WaitReason(const v1::Job& job) {
+  if (!job.reason().empty()) return job.reason();
+  for (const v1::Stage& stage : job.stages()) {
+    if (stage.state() == v1::STAGE_STATE_PENDING && !stage.reason().empty()) return stage.reason();
+  }
+  return "";
+}
 
 std::string StageLine(const v1::Stage& stage, int width, double job_seconds_left) {
   const v1::StageProgress& progress = stage.progress();
@@ -173,10 +197,13 @@ std::string Progress::Strong(const std::string& text) const {
 }
 
 std::string Progress::Erase() {
-  if (live_lines_ == 0) return "";
+  if (live_columns_.empty()) return "";
+  // A terminal that has become narrower has broken long lines into several.
+  int rows = 0;
+  for (const int columns : live_columns_) rows += std::max(1, (columns + style_.width - 1) / std::max(1, style_.width));
   std::string out = "\r\x1b[2K";
-  for (int i = 1; i < live_lines_; ++i) out += "\x1b[1A\x1b[2K";
-  live_lines_ = 0;
+  for (int i = 1; i < rows; ++i) out += "\x1b[1A\x1b[2K";
+  live_columns_.clear();
   return out;
 }
 
@@ -189,8 +216,8 @@ std::string Progress::Draw() {
     // One column stays free: writing the last one would wrap on some terminals.
     const std::string line = StageLine(stage, std::max(10, style_.width - 1), left);
     const size_t name_end = line.find(' ');
-    out += (live_lines_ == 0 ? "" : "\n") + Strong(line.substr(0, name_end)) + (name_end == std::string::npos ? "" : line.substr(name_end));
-    ++live_lines_;
+    out += (live_columns_.empty() ? "" : "\n") + Strong(line.substr(0, name_end)) + (name_end == std::string::npos ? "" : line.substr(name_end));
+    live_columns_.push_back(static_cast<int>(line.size()));
   }
   return out;
 }

@@ -21,6 +21,16 @@ struct ProgressStyle {
 // the bar first. job_seconds_left < 0: not known.
 std::string StageLine(const v1::Stage& stage, int width, double job_seconds_left);
 
+// Whether a stage has trainers, or is about to.
+bool IsLive(const v1::Stage& stage);
+
+// How much of its epochs is done, 0 to 1.
+double StageShare(const v1::Stage& stage);
+double JobShare(const v1::Job& job);
+
+// Why a job that does not run waits: its own reason, else that of its first stage that waits; empty where none is known.
+std::string WaitReason(const v1::Job& job);
+
 // Seconds until the whole job is done, from the running stage's own estimate and the pace of its epochs; < 0 if not known yet.
 double JobSecondsLeft(const v1::Job& job);
 
@@ -52,7 +62,7 @@ class Progress {
   ProgressStyle style_;
   v1::Job job_;
   bool started_ = false;
-  int live_lines_ = 0;
+  std::vector<int> live_columns_;  // of each live line that is on the screen
   std::string last_reason_;
 };
 

@@ -15,6 +15,12 @@ find_package(spdlog REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(prometheus-cpp CONFIG REQUIRED)
+# The wide one: it draws UTF-8.
+set(CURSES_NEED_WIDE TRUE)
+find_package(Curses REQUIRED)
+add_library(bitstair_curses INTERFACE)
+target_include_directories(bitstair_curses SYSTEM INTERFACE ${CURSES_INCLUDE_DIRS})
+target_link_libraries(bitstair_curses INTERFACE ${CURSES_LIBRARIES})
 find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 
 # Asio without the deprecated parts of Boost 1.74; <utility> must precede boost/asio/awaitable.hpp with GCC 12.

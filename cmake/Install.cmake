@@ -3,6 +3,7 @@
 #   lib/bitstair/           LibTorch, oneDNN and the CUDA runtime, in a folder of their own so that /usr is a fit prefix
 #   lib/systemd/system/     units
 #   include/bitstair/, lib/libbitstair_*.a, lib/cmake/bitstair/   the C++ client library, find_package(bitstair); alone: cmake --install ... --component client_library
+#   share/                  bash-completion/, zsh/ and man/ for the command line
 #   share/bitstair/         recipes/, proto/, example/ of the client library, and docker/ with what the images' entry points run
 #   share/doc/bitstair/     README, documents, licences of what lib/bitstair holds
 include(GNUInstallDirs)
@@ -14,6 +15,17 @@ install(DIRECTORY proto/bitstair/v1 DESTINATION share/bitstair/proto/bitstair FI
 install(PROGRAMS deploy/docker/server-start deploy/docker/join-tokens deploy/docker/worker-start deploy/docker/worker-health DESTINATION share/bitstair/docker)
 install(FILES README.md DESTINATION share/doc/bitstair)
 install(DIRECTORY docs DESTINATION share/doc/bitstair PATTERN results EXCLUDE PATTERN "*.py" EXCLUDE)
+# Man pages say what the programs say with --help.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+set(man_pages ${CMAKE_BINARY_DIR}/man)
+add_custom_command(OUTPUT ${man_pages}/bitstair.1
+  COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_SOURCE_DIR}/deploy/man/make_pages.py ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${man_pages}
+  DEPENDS deploy/man/make_pages.py bitstair bitstair-server bitstair-worker $<$<TARGET_EXISTS:bitstair-evaluator>:bitstair-evaluator> VERBATIM)
+add_custom_target(bitstair_man ALL DEPENDS ${man_pages}/bitstair.1)
+install(DIRECTORY ${man_pages}/ DESTINATION share/man/man1 FILES_MATCHING PATTERN "*.1")
+install(DIRECTORY ${man_pages}/ DESTINATION share/man/man8 FILES_MATCHING PATTERN "*.8")
+install(FILES client/shell/bitstair.bash DESTINATION share/bash-completion/completions RENAME bitstair)
+install(FILES client/shell/_bitstair DESTINATION share/zsh/vendor-completions)  # where Debian's zsh looks
 install(DIRECTORY deploy/systemd/ DESTINATION lib/systemd/system FILES_MATCHING PATTERN "*.service")
 
 # The C++ client library (docs/clients.md). Everything that it names is relative to the tree or found anew on the user's machine.

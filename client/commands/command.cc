@@ -1,11 +1,8 @@
 #include "client/commands/command.h"
 
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -15,6 +12,7 @@
 #include "client/interrupt.h"
 #include "client/json.h"
 #include "client/table.h"
+#include "client/terminal.h"
 #include "server/daemon/daemon.h"
 
 namespace bitstair::client {
@@ -32,24 +30,6 @@ std::string CheckJob(const std::string& text) {
       !name.empty() && name.size() <= 200 && name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == std::string::npos;
   return plain && (text == name || text == "jobs/" + name) ? ""
                                                            : absl::StrCat("\"", Fit(Harmless(text), 60), "\" is no job's name; `bitstair list` shows them");
-}
-
-bool IsTerminal(int fd) {
-  const char* term = std::getenv("TERM");
-  return isatty(fd) == 1 && term != nullptr && std::strcmp(term, "dumb") != 0;
-}
-
-bool HasColor() {
-  const char* no_color = std::getenv("NO_COLOR");
-  return no_color == nullptr || no_color[0] == '\0';
-}
-
-int TerminalWidth() {
-  winsize size{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  const char* columns = std::getenv("COLUMNS");
-  int width = 0;
-  return columns != nullptr && absl::SimpleAtoi(columns, &width) && width >= 20 && width <= 1000 ? width : 80;
 }
 
 }  // namespace
@@ -72,18 +52,18 @@ void AddCoordinator(CLI::App& command, ConnectionFlags& flags) {
                   absl::StrCat("Where the coordinator listens; else BITSTAIR_COORDINATOR, else that of the current context, else ", kDefaultCoordinator))
       ->type_name("HOST:PORT")
       ->check(CLI::Validator(CheckAddress, "", "address"));
-  command.add_option("--context", flags.context, "A coordinator of the configuration file (bitstair config); else BITSTAIR_CONTEXT")->type_name("NAME");
-  command.add_flag("--tls", flags.tls, "Connect with TLS, to a certificate that the system's authorities vouch for")->envname("BITSTAIR_TLS");
-  command.add_option("--tls-ca", flags.tls_ca, "Connect with TLS, to a certificate that these authorities vouch for (PEM)")
-      ->envname("BITSTAIR_TLS_CA")
+  command.add_option("--context", flags.context, "A coordinator of the configuration file (bitstair config); else BITSTAIR_CONTEXT")->type_name("CONTEXT");
+  command.add_flag("--tls", flags.tls, "Connect with TLS, to a certificate that the system's authorities vouch for");
+  command.add_option("--tls-ca", flags.tls_ca, "Connect with TLS, to a certificate that these authorities vouch for (PEM); else BITSTAIR_TLS_CA")
       ->type_name("FILE");
-  command.add_option("--token-file", flags.token_file, "Who you are: a token, in a file")->envname("BITSTAIR_TOKEN_FILE")->type_name("FILE");
-  command.add_flag("--insecure", flags.insecure, "Allow addresses other than loopback without encryption")->envname("BITSTAIR_INSECURE");
+  command.add_option("--token-file", flags.token_file, "Who you are: a token, in a file; else BITSTAIR_TOKEN_FILE")->type_name("FILE");
+  command.add_flag("--insecure", flags.insecure, "Allow addresses other than loopback without encryption");
 }
 
-Client Connect(const ConnectionFlags& flags) {
+Client Connect(const ConnectionFlags& flags, std::chrono::milliseconds call_deadline) {
   auto connection = ResolveConnection(flags);
   if (!connection.ok()) throw CLI::ValidationError(std::string(connection.status().message()));
+  connection->options.call_deadline = call_deadline;
   return Client(connection->address, std::move(connection->options));
 }
 
@@ -166,14 +146,14 @@ int PrintResult(const v1::Job& job, const std::string& output, bool quiet) {
 }
 
 Console::Console(bool quiet)
-    : quiet_(quiet), terminal_(IsTerminal(STDERR_FILENO)), progress_(ProgressStyle{terminal_, terminal_ && HasColor(), TerminalWidth()}) {}
+    : quiet_(quiet), terminal_(IsTerminal(STDERR_FILENO)), progress_(ProgressStyle{terminal_, terminal_ && HasColor(), TerminalWidth(STDERR_FILENO)}) {}
 
 void Console::Write(const std::string& text) {
   if (!quiet_ && !text.empty()) fwrite(text.data(), 1, text.size(), stderr);
 }
 
 void Console::OnChange(const v1::WatchJobResponse& change) {
-  if (terminal_) progress_.SetWidth(TerminalWidth());
+  if (terminal_) progress_.SetWidth(TerminalWidth(STDERR_FILENO));
   Write(progress_.OnChange(change));
 }
 

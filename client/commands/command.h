@@ -21,6 +21,7 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kWrongUsage = 2, kUnreachable = 3,
 // Adds a command to `app`; when it has run, `exit_code` holds its status.
 void RegisterCancel(CLI::App& app, int& exit_code);
 void RegisterChanges(CLI::App& app, int& exit_code);  // pause, resume, retry, pin, unpin, prioritize, cordon, uncordon, drain
+void RegisterCompletion(CLI::App& app, int& exit_code);
 void RegisterConfig(CLI::App& app, int& exit_code);
 void RegisterDescribe(CLI::App& app, int& exit_code);
 void RegisterEvaluate(CLI::App& app, int& exit_code);
@@ -33,14 +34,21 @@ void RegisterReport(CLI::App& app, int& exit_code);  // report, compare
 void RegisterRun(CLI::App& app, int& exit_code);
 void RegisterSubmit(CLI::App& app, int& exit_code);
 void RegisterToken(CLI::App& app, int& exit_code);
+void RegisterTop(CLI::App& app, int& exit_code);
 void RegisterValidate(CLI::App& app, int& exit_code);
 void RegisterWatch(CLI::App& app, int& exit_code);
 void RegisterWorkers(CLI::App& app, int& exit_code);
 
+// Answers the shells' question (client/completion.h) what can stand at the cursor.
+void PrintCompletions(const CLI::App& app, const std::vector<std::string>& words);
+
+// Does not return unless bitstair-evaluator cannot be started.
+int BecomeEvaluator(std::vector<std::string> arguments);
+
 // --coordinator, --context and what belongs to them.
 void AddCoordinator(CLI::App& command, ConnectionFlags& flags);
 // The client that the flags mean. Throws CLI::ValidationError where they cannot be followed, so from a command's callback only.
-Client Connect(const ConnectionFlags& flags);
+Client Connect(const ConnectionFlags& flags, std::chrono::milliseconds call_deadline = ClientOptions().call_deadline);
 // --output, one of `formats`, the first by default.
 void AddOutput(CLI::App& command, std::string& output, const std::vector<std::string>& formats);
 // RECIPE and --set.

@@ -114,7 +114,7 @@ void RegisterConfig(CLI::App& app, int& exit_code) {
     return std::pair(command, arguments);
   };
   const auto add_name = [](CLI::App* command, ConfigArguments& arguments) {
-    command->add_option("name", arguments.name, "Of the context")->type_name("NAME")->required()->check([](const std::string& text) {
+    command->add_option("name", arguments.name, "Of the context")->type_name("CONTEXT")->required()->check([](const std::string& text) {
       return IsContextName(text) ? std::string() : "a context's name must be 1 to 40 characters of A-Z, a-z, 0-9, '-', '_' and '.'";
     });
   };

@@ -1,17 +1,24 @@
 // bitstair describe: one job with its stages and events.
+#include <unistd.h>
+
+#include <algorithm>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/commands/command.h"
 #include "client/json.h"
+#include "client/staircase.h"
 #include "client/table.h"
+#include "client/terminal.h"
 
 namespace bitstair::client {
 namespace {
 
 constexpr int kMaxLevelsShown = 16;
+constexpr int kWidestStaircase = 100;
 
 struct DescribeArguments {
   ConnectionFlags coordinator;
@@ -131,7 +138,13 @@ int RunDescribe(const DescribeArguments& arguments) {
   if (shared.stages > 0) {
     absl::StrAppend(&out, "shared   ", shared.stages, " of ", job->stages_size(), " stages, ", Duration(shared.slot_seconds), " of slot time saved\n");
   }
-  absl::StrAppend(&out, "\n", StageTable(*job), "\n", ResultTable(*job), "\n", EventTable(*events), LayerTables(metrics));
+  absl::StrAppend(&out, "\n", StageTable(*job), "\n", ResultTable(*job), "\n");
+  StaircaseStyle style;
+  style.width = std::min(kWidestStaircase, TerminalWidth(STDOUT_FILENO));
+  style.unicode = IsUtf8Locale();
+  const std::vector<std::string> stairs = Staircase(*job, style);
+  if (!stairs.empty()) absl::StrAppend(&out, absl::StrJoin(stairs, "\n"), "\n\n");
+  absl::StrAppend(&out, EventTable(*events), LayerTables(metrics));
   Print(Harmless(out));
   return kDone;
 }

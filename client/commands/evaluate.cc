@@ -10,10 +10,8 @@
 #include "client/embedded.h"
 
 namespace bitstair::client {
-namespace {
 
-// Does not return unless the program cannot be started.
-int RunEvaluate(std::vector<std::string> arguments) {
+int BecomeEvaluator(std::vector<std::string> arguments) {
   const auto folder = ProgramDirectory();
   if (!folder.ok()) {
     Complain(std::string(folder.status().message()));
@@ -29,13 +27,11 @@ int RunEvaluate(std::vector<std::string> arguments) {
   return kFailed;
 }
 
-}  // namespace
-
 void RegisterEvaluate(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("evaluate", "Accuracy of weights from a file (safetensors or PyTorch) on a data set, on this machine");
   command->set_help_flag();  // the program's own
   command->prefix_command();
-  command->callback([command, &exit_code] { exit_code = RunEvaluate(command->remaining()); });
+  command->callback([command, &exit_code] { exit_code = BecomeEvaluator(command->remaining()); });
 }
 
 }  // namespace bitstair::client

@@ -16,6 +16,10 @@ struct PlanArguments {
   bool when = false;
 };
 
+bool IsData(const std::string& output) {
+  return output == "json" || output == "yaml";
+}
+
 int RunPreview(const PlanArguments& arguments, const CheckedRecipe& checked) {
   Client client(Connect(arguments.coordinator));
   v1::CreateJobRequest request;
@@ -28,7 +32,7 @@ int RunPreview(const PlanArguments& arguments, const CheckedRecipe& checked) {
     Complain(DescribeViolations(checked.recipe, violations));
     return kWrongUsage;
   }
-  Print(arguments.output == "json" ? Dump(PreviewJson(*job), "json") : Harmless(PreviewText(*job)));
+  Print(IsData(arguments.output) ? Dump(PreviewJson(*job), arguments.output) : Harmless(PreviewText(*job)));
   return kDone;
 }
 
@@ -40,8 +44,8 @@ int RunPlan(const PlanArguments& arguments) {
   }
   if (arguments.when) return RunPreview(arguments, *checked);
   const auto stages = server::PlanJob(checked->spec, "");
-  if (arguments.output == "json") {
-    Print(Dump(PlanJson(checked->spec, stages), "json"));
+  if (IsData(arguments.output)) {
+    Print(Dump(PlanJson(checked->spec, stages), arguments.output));
   } else {
     Print(arguments.output == "dot" ? PlanDot(checked->spec.name(), stages) : PlanText(stages));
   }
@@ -55,7 +59,7 @@ void RegisterPlan(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("plan", "Show the stages that a recipe makes, without a coordinator; or when and where they would run");
   AddRecipe(*command, arguments->recipe);
   command->add_flag("--when", arguments->when, "Ask the coordinator: what is shared, where it would run, when it would start and end; stores nothing");
-  AddOutput(*command, arguments->output, {"text", "dot", "json"});
+  AddOutput(*command, arguments->output, {"text", "json", "yaml", "dot"});
   AddCoordinator(*command, arguments->coordinator);
   command->footer(
       "Examples:\n  bitstair plan recipes/smoke.yaml\n  bitstair plan recipes/smoke.yaml --set 'widths=[32, 8, 4, 2]' --set order=per_stage\n  bitstair plan "

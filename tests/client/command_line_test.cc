@@ -86,7 +86,7 @@ class CommandLineTest : public testing::Test {
 
 TEST_F(CommandLineTest, EveryCommandHasHelpWithExamples) {
   for (const char* command : {"run",      "submit", "list", "describe", "watch", "logs",   "cancel",  "pause",   "resume",   "retry", "prioritize", "cordon",
-                              "uncordon", "drain",  "pin",  "unpin",    "gc",    "report", "compare", "workers", "validate", "plan",  "health"}) {
+                              "uncordon", "drain",  "pin",  "unpin",    "gc",    "report", "compare", "workers", "validate", "plan",  "health",   "top",        "completion"}) {
     const Outcome outcome = Run({command, "--help"});
     EXPECT_EQ(outcome.status, 0) << command;
     EXPECT_THAT(outcome.out, AllOf(HasSubstr("Examples:"), HasSubstr(std::string("bitstair ") + command))) << command;
@@ -112,6 +112,9 @@ TEST_F(CommandLineTest, WrongUsageIsTwoWithAMessageOnStderr) {
                                                        {"list", "--output", "xml"},
                                                        {"list", "--limit", "x"},
                                                        {"list", "--coordinator", "nowhere"},
+                                                       {"completion"},
+                                                       {"completion", "fish"},
+                                                       {"top", "--output", "xml"},
                                                        {"list", "--coordinator", "127.0.0.1:0"},
                                                        {"list", "--coordinator", "127.0.0.1:99999"},
                                                        {"logs", "a", "--rank", "-1"},
@@ -154,6 +157,7 @@ TEST_F(CommandLineTest, AnUnreachableCoordinatorIsThreeQuicklyAndNamed) {
                                                                                        {"cancel", "x"},
                                                                                        {"workers"},
                                                                                        {"health"},
+                                                                                       {"top"},
                                                                                        {"submit", recipe_}}) {
     std::vector<std::string> arguments = command;
     arguments.insert(arguments.end(), {"--coordinator", "127.0.0.1:1"});

@@ -96,6 +96,16 @@ TEST(JobSecondsLeftTest, AddsTheStagesToComeAtTheLastPace) {
   EXPECT_LT(JobSecondsLeft(job), 0);
 }
 
+TEST(ProgressTest, ALiveLineThatANarrowTerminalHasBrokenGoesWhole) {
+  Progress progress({/*terminal=*/true, /*color=*/false, /*width=*/120});
+  const v1::Job job = DemoJob();
+  const std::string drawn = progress.OnChange(Change(job));
+  ASSERT_GT(drawn.size(), 100U);
+  progress.SetWidth(60);
+  EXPECT_THAT(progress.OnChange(ProgressOf(job.stages(1))), StartsWith("\r\x1b[2K\x1b[1A\x1b[2KW4A32"));
+  EXPECT_EQ(progress.Finish(), "\r\x1b[2K");
+}
+
 TEST(ResultTableTest, OneRowPerStage) {
   EXPECT_EQ(ResultTable(DemoJob()),
             "stage   bits W/A  epochs    top-1  drop  seconds  checkpoint\n"

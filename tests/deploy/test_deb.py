@@ -50,6 +50,9 @@ class DebTest(unittest.TestCase):
         self.inside('apt-get', 'install', '-y', '--no-install-recommends', f'/{package.name}')
         self.inside('useradd', '--create-home', 'somebody')
         self.assertIn('bitstair 0.', self.inside('su', 'somebody', '-c', 'bitstair --version'))
+        for path in ('usr/share/man/man1/bitstair-top.1', 'usr/share/bash-completion/completions/bitstair', 'usr/share/zsh/vendor-completions/_bitstair'):
+            self.assertTrue(self.root.joinpath(path).is_file(), path)
+        self.assertIn('describe', self.inside('su', 'somebody', '-c', 'bash -c "source /usr/share/bash-completion/completions/bitstair && complete -p bitstair && bitstair __complete desc"'))
         self.assertRegex(self.inside('su', 'somebody', '-c', 'cd && bitstair run /usr/share/bitstair/recipes/smoke.yaml'), r'(?m)^W4A4 ')
 
         self.inside('apt-get', 'purge', '-y', 'bitstair')

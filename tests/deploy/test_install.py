@@ -42,7 +42,9 @@ class InstallTest(unittest.TestCase):
             self.assertRegex(version[2], r'^LibTorch  \d+\.\d+')
             self.assertRegex(version[3], r'^CUDA      (no CUDA|\d+\.\d+)$')
             self.assertRegex(version[4], r'^features  \S')
-        for path in ('share/bitstair/recipes/smoke.yaml', 'share/bitstair/proto/bitstair/v1/jobs.proto', 'share/doc/bitstair/README.md', 'lib/systemd/system/bitstair-worker.service'):
+        for path in ('share/bitstair/recipes/smoke.yaml', 'share/bitstair/proto/bitstair/v1/jobs.proto', 'share/doc/bitstair/README.md', 'lib/systemd/system/bitstair-worker.service', 'share/man/man1/bitstair.1',
+                     'share/man/man1/bitstair-submit.1', 'share/man/man8/bitstair-server.8', 'share/bash-completion/completions/bitstair', 'share/zsh/vendor-completions/_bitstair',
+                     'share/doc/bitstair/docs/schema/job.json'):
             self.assertTrue(self.tree.joinpath(path).is_file(), path)
 
         out = self.run_program('bitstair', 'run', self.tree / 'share/bitstair/recipes/smoke.yaml')

@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/completion.h"
 #include "client/dump.h"
 #include "core/version/version.h"
 #include "worker/evaluator/evaluation.h"
@@ -147,6 +148,12 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", bitstair::core::VersionText("bitstair-evaluator"));
   Flags flags;
   AddOptions(app, flags);
+  if (argc > 1 && std::string(argv[1]) == "__complete") {  // `bitstair __complete evaluate` passes it on
+    const auto completion =
+        bitstair::client::Complete(app, {argv + 2, argv + argc}, [](const auto&, const auto&, const auto&) { return bitstair::client::Completion(); });
+    std::fputs(bitstair::client::CompletionText(completion).c_str(), stdout);
+    return 0;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
