@@ -85,8 +85,9 @@ class CommandLineTest : public testing::Test {
 };
 
 TEST_F(CommandLineTest, EveryCommandHasHelpWithExamples) {
-  for (const char* command : {"run",      "submit", "list", "describe", "watch", "logs",   "cancel",  "pause",   "resume",   "retry", "prioritize", "cordon",
-                              "uncordon", "drain",  "pin",  "unpin",    "gc",    "report", "compare", "workers", "validate", "plan",  "health",   "top",        "completion"}) {
+  for (const char* command :
+       {"run",   "submit", "list",  "describe", "watch",  "logs",    "cancel",  "pause",    "resume", "retry",  "prioritize", "cordon",    "uncordon",
+        "drain", "pin",    "unpin", "gc",       "report", "compare", "workers", "validate", "plan",   "health", "top",        "completion"}) {
     const Outcome outcome = Run({command, "--help"});
     EXPECT_EQ(outcome.status, 0) << command;
     EXPECT_THAT(outcome.out, AllOf(HasSubstr("Examples:"), HasSubstr(std::string("bitstair ") + command))) << command;
