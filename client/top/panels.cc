@@ -19,6 +19,7 @@
 namespace bitstair::client::top {
 namespace {
 
+constexpr int kMostSlots = 16;  // of a worker that are drawn one by one
 constexpr int kNarrow = 80;
 constexpr int kMiddle = 120;
 constexpr int kWide = 140;
@@ -37,8 +38,8 @@ std::string BarText(double share, int width, bool unicode) {
   return absl::StrFormat("%s %3d %%", Bar(share, BarWidth(width), unicode), static_cast<int>(share * 100));
 }
 
-std::string Number(bool known, const char* format, double value) {
-  return known ? absl::StrFormat(absl::FormatSpec<double>(format), value) : "-";
+std::string Number(bool known, const absl::FormatSpec<double>& format, double value) {
+  return known ? absl::StrFormat(format, value) : "-";
 }
 
 Tone ToneOf(v1::JobState state) {
@@ -132,11 +133,10 @@ std::map<std::string, std::vector<std::string>> RunningByWorker(const std::vecto
 }
 
 std::string SlotsBar(const v1::Worker& worker, bool unicode) {
-  constexpr int kMost = 16;
   const int busy = worker.slots_size() - worker.free_slots();
   std::string bar;
-  for (int i = 0; i < std::min(worker.slots_size(), kMost); ++i) bar += i < busy ? (unicode ? "■" : "#") : (unicode ? "□" : ".");
-  return bar + (worker.slots_size() > kMost ? "+" : "");
+  for (int i = 0; i < std::min(worker.slots_size(), kMostSlots); ++i) bar += i < busy ? (unicode ? "■" : "#") : (unicode ? "□" : ".");
+  return bar + (worker.slots_size() > kMostSlots ? "+" : "");
 }
 
 }  // namespace
