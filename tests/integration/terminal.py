@@ -61,12 +61,12 @@ class Terminal:
         """One of tmux's format variables of the pane."""
         return self.tmux('display-message', '-p', f'#{{{name}}}').strip()
 
-    def wait(self, pattern, seconds=60):
-        """Polls until the screen matches; returns it as one text."""
+    def wait(self, pattern, seconds=60, scrolled=False):
+        """Polls until the screen matches, with scrolled also what left it; returns it as one text."""
         last = ['']
 
         def look():
-            last[0] = '\n'.join(self.screen())
+            last[0] = self.everything() if scrolled else '\n'.join(self.screen())
             return last[0] if re.search(pattern, last[0].rstrip('\n')) else None
         try:
             return wait_for(look, pattern, seconds)
@@ -74,6 +74,8 @@ class Terminal:
             raise AssertionError(f'{error}; the screen:\n{last[0]}') from None
 
     def clear(self):
+        # A shell throws away what was typed before it has dealt with an interrupt.
+        self.wait(rf'(?m)^{re.escape(PROMPT.strip())}\s*\Z')
         self.type(r"printf '\033[H\033[2J'")
         self.wait(rf'\A\s*{re.escape(PROMPT.strip())}\s*\Z')
 

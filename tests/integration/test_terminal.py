@@ -141,7 +141,7 @@ class TerminalTest(harness.Case):
         terminal.resize(120, 24)
         terminal.clear()
         terminal.type(f'bitstair logs {job} -f; echo "left with $?"')
-        terminal.wait(r'(?m)^== W32A32, rank 0(?s:.)*== W4A32, rank 0\n.')
+        terminal.wait(r'(?m)^== W32A32, rank 0(?s:.)*== W4A32, rank 0\n.', scrolled=True)
         terminal.press('C-c')
         terminal.wait(r'left with 130')
         terminal.clear()
