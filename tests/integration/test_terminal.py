@@ -40,9 +40,11 @@ class TerminalTest(harness.Case):
         terminal.press('Down')
         terminal.wait(rf'(?m)^{waiting}: waits for ')
         terminal.press('Enter')
-        terminal.wait(rf'(?m)^{waiting}  PENDING')
-        terminal.press('Escape', 'Up', 'Enter')
-        screen = terminal.wait(rf'(?m)^{running}  RUNNING')
+        terminal.wait(rf'(?m)^{waiting}  PENDING(?s:.)*esc jobs')
+        terminal.press('Escape')
+        terminal.wait(r'enter stages')  # a key that follows at once would be taken for one with Alt
+        terminal.press('Up', 'Enter')
+        screen = terminal.wait(rf'(?m)^{running}  RUNNING(?s:.)*esc jobs')
         self.assertRegex(screen, r'W32A32 +32/32 +SUCCEEDED +\S+ 100 % +1/1')
         self.assertRegex(terminal.wait(r'top-1 \(%\) by bits'), r'━━━')
         # A small window, and a large one.
