@@ -462,7 +462,8 @@ absl::StatusOr<std::string> ResolvePath(const Recipe& recipe, const std::string&
   const bool from_file = found == recipe.locations.end() || found->second.line > 0;
   std::error_code error;
   if (const char* home = std::getenv("HOME"); home != nullptr && absl::StartsWith(given, "~/")) path = fs::path(home) / given.substr(2);
-  if (path.is_relative()) path = fs::absolute(from_file ? fs::path(recipe.file).parent_path() / path : path, error).lexically_normal();
+  if (path.is_relative()) path = fs::absolute(from_file ? fs::path(recipe.file).parent_path() / path : path, error);
+  path = path.lexically_normal();
   if (!is_here) return path.string();
   const fs::path real = fs::canonical(path, error);
   if (error) return absl::InvalidArgumentError(DescribeViolations(recipe, {{field, absl::StrCat(path.string(), ": ", error.message())}}));

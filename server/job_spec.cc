@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "proto/status.h"
 #include "server/gate.h"
 #include "server/known_networks.h"
@@ -131,7 +132,7 @@ class Resolver {
     if (data->name().size() > 64 || !AllOf(data->name(), "-_.", true)) {
       Fault("data.name", "must be at most 64 characters of A-Z, a-z, 0-9, '-', '_' and '.'");
     }
-    if (!data->path().empty() && !IsAbsolutePath(data->path())) Fault("data.path", "must be an absolute path on the workers");
+    if (!data->path().empty() && !IsPlainPath(data->path())) Fault("data.path", "must be an absolute path on the workers, without . and ..");
     Choice("data.augmentation", data->augmentation(), v1::AUGMENTATION_NONE, v1::Augmentation_IsValid, [&](auto v) { data->set_augmentation(v); });
     Choice("data.unreadable_images", data->unreadable_images(), v1::UNREADABLE_IMAGES_ERROR, v1::UnreadableImages_IsValid,
            [&](auto v) { data->set_unreadable_images(v); });
@@ -294,15 +295,20 @@ class Resolver {
     }
   }
 
-  static bool IsAbsolutePath(const std::string& path) { return path[0] == '/' && path.size() <= kMaxTextBytes && path.find('\0') == std::string::npos; }
+  // Components that lead elsewhere are refused here, before any worker looks at them; links are for the worker to see.
+  static bool IsPlainPath(const std::string& path) {
+    if (path[0] != '/' || path.size() > kMaxTextBytes || path.find('\0') != std::string::npos) return false;
+    const std::vector<std::string> components = absl::StrSplit(path, '/');
+    return std::none_of(components.begin(), components.end(), [](const std::string& component) { return component == "." || component == ".."; });
+  }
 
   void InitialWeights() {
     if (!spec_.has_initial_weights()) return;
     auto* weights = spec_.mutable_initial_weights();
     if (weights->path().empty()) {
       Fault("initial_weights.path", "is required");
-    } else if (!IsAbsolutePath(weights->path())) {
-      Fault("initial_weights.path", "must be an absolute path on the workers");
+    } else if (!IsPlainPath(weights->path())) {
+      Fault("initial_weights.path", "must be an absolute path on the workers, without . and ..");
     }
     weights->set_allow_missing(weights->allow_missing());
     weights->set_allow_unexpected(weights->allow_unexpected());

@@ -115,6 +115,8 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"data", "has both", [](auto* s) { s->mutable_data()->set_path("/x"); }},
       {"data.name", "at most 64", [](auto* s) { s->mutable_data()->set_name("../x"); }},
       {"data.path", "absolute", [](auto* s) { s->mutable_data()->clear_name(), s->mutable_data()->set_path("x/y"); }},
+      {"data.path", "without . and ..", [](auto* s) { s->mutable_data()->clear_name(), s->mutable_data()->set_path("/data/../etc"); }},
+      {"data.path", "without . and ..", [](auto* s) { s->mutable_data()->clear_name(), s->mutable_data()->set_path("/data/."); }},
       {"data.train_limit", "is -1", [](auto* s) { s->mutable_data()->set_train_limit(-1); }},
       {"data.train_limit", "less than one batch", [](auto* s) { s->mutable_data()->set_train_limit(64); }},
       {"data.held_back", "is -1", [](auto* s) { s->mutable_data()->set_held_back(-1); }},
@@ -305,7 +307,7 @@ TEST(JobSpecTest, InitialWeights) {
   wrong.mutable_initial_weights()->clear_path();
   EXPECT_EQ(fault(wrong), "initial_weights.path is required");
   wrong.mutable_initial_weights()->set_path("w.safetensors");
-  EXPECT_EQ(fault(wrong), "initial_weights.path must be an absolute path on the workers");
+  EXPECT_EQ(fault(wrong), "initial_weights.path must be an absolute path on the workers, without . and ..");
   v1::JobSpec full = testing::OneStageSpec();
   *full.mutable_initial_weights() = spec.initial_weights();
   resolved = ResolveJobSpec(full);

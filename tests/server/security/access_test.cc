@@ -241,6 +241,26 @@ TEST_F(AccessTest, RolesAndQueuesDecide) {
   EXPECT_TRUE(absl::IsPermissionDenied(Call(v1::Access::NewStub(channel_), &v1::Access::Stub::ListTokens, v1::ListTokensRequest(), &tokens, submitter)));
 }
 
+// A path that leads elsewhere ends at the door; what a worker finds behind a link is tests/worker/datasets_test.cc.
+TEST_F(AccessTest, PathTricksAreRefusedAndAudited) {
+  StartTls();
+  for (const bool weights : {false, true}) {
+    v1::CreateJobRequest request;
+    *request.mutable_spec() = testing::SmallSpec();
+    if (weights) {
+      request.mutable_spec()->mutable_initial_weights()->set_path("/data/../../etc/shadow");
+    } else {
+      request.mutable_spec()->mutable_data()->clear_name();
+      request.mutable_spec()->mutable_data()->set_path("/data/../../etc");
+    }
+    v1::Job job;
+    const absl::Status status = Call(v1::Jobs::NewStub(channel_), &v1::Jobs::Stub::CreateJob, request, &job, Admin());
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("without . and .."));
+    EXPECT_EQ(LastAudit(), "first a admin CreateJob INVALID_ARGUMENT");
+  }
+}
+
 TEST_F(AccessTest, WrongSpentExpiredAndRevokedTokensAreRefused) {
   StartTls();
   const std::string token = Token(v1::ROLE_VIEWER);
