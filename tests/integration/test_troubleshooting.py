@@ -65,6 +65,7 @@ class TroubleshootingTest(harness.Case):
         self.runs_without_data()
         self.jobs()
         self.weights()
+        self.access()
         unseen = {}
         full = self.full_disks()
         text = '\n'.join(self.written)
@@ -144,6 +145,22 @@ class TroubleshootingTest(harness.Case):
         done = self.cli('evaluate', '--weights', ROOT / 'docs/results/cifar100_resnet20/baseline_w2a2_seed1.safetensors', '--network', 'resnet20', '--data', 'fashion_mnist', check=None)
         self.assertNotEqual(done.returncode, 0)
         self.write(done.stderr)
+
+    def access(self):
+        others = self.env['BITSTAIR_COORDINATOR']
+        self.server('--require-tokens', name='guarded')
+        self.refused('list', status=1)
+        admin = str(self.folder / 'guarded' / 'admin.token')
+        files = {}
+        for role, queue in (('viewer', ()), ('submitter', ('--queue', 'vision'))):
+            files[role] = self.folder / f'{role}.token'
+            files[role].write_text(self.cli('token', 'create', '--role', role, '--name', role, *queue, '--token-file', admin).stdout)
+            self.refused('submit', SMOKE, '--token-file', files[role], status=1)
+        self.cli('token', 'revoke', files['viewer'].read_text().split('_')[1], '--token-file', admin)
+        self.refused('list', '--token-file', files['viewer'], status=1)
+        self.refused('list', '--coordinator', '192.0.2.9:1')
+        self.refused_program('bitstair-worker', '--coordinator', '127.0.0.1:1', '--tls', '--state-dir', self.folder / 'stranger')
+        self.env['BITSTAIR_COORDINATOR'] = others
 
     def full_disks(self):
         """Programs on file systems of a few kilobytes; False where this user cannot mount any."""
