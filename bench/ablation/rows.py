@@ -44,6 +44,7 @@ def test_rows():
     methods = [('baseline', 'baseline'), ('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq'), ('guided', 'guided'), ('all', 'guided_ts_pq')]
     result += [quantised(method, recipe, 2, seed) for seed in (1, 2) for method, recipe in methods]
     result += [quantised(method, recipe, 4, 1) for method, recipe in [('baseline', 'baseline'), ('all', 'guided_ts_pq'), ('guided', 'guided'), ('lsq', 'lsq')]]
+    result += [quantised('lsq_rate_0.05', 'lsq', 4, 1, ('quantized.learning_rate=0.05',))]  # the tuning's choice
     result += [Row('control', 'cifar100_resnet20', 1, settings=(f'pretrain.epochs={EPOCHS}', 'pretrain.learning_rate=0.02'))]
     result += [quantised('no_calibration', 'baseline', bits, 1, ('activation_calibration=none',)) for bits in (4, 2)]
     result += [quantised(method, recipe, bits, 1) for bits in (4, 2) for method, recipe in [('ts_guided', 'guided_ts'), ('pq_guided', 'guided_pq')]]
