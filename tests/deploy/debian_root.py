@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 import unittest
 
 
@@ -14,6 +15,16 @@ def require(*programs):
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         raise unittest.SkipTest(f'not installed: {", ".join(missing)} (deploy/packages/deploy_tests.txt)')
+
+
+def require_mounts():
+    """Skips the calling test class where the machine lets not even root start an engine, as inside of most containers."""
+    with tempfile.TemporaryDirectory() as folder:
+        mount = subprocess.run(['unshare', '-m', 'mount', '-t', 'tmpfs', 'none', folder], capture_output=True, text=True)
+    if mount.returncode != 0:
+        raise unittest.SkipTest(f'this machine lets nobody mount: {mount.stderr.strip()}')
+    if not os.access('/sys/fs/cgroup', os.W_OK):
+        raise unittest.SkipTest('this machine lets nobody make cgroups')
 
 
 def debian_tar():

@@ -43,6 +43,7 @@ class ComposeTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         debian_root.require('mmdebstrap', 'dockerd', 'docker', 'docker-compose')
+        debian_root.require_mounts()
         cls.folder = pathlib.Path(tempfile.mkdtemp(prefix='bitstair-docker-'))
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         cls.start_engine()
