@@ -68,7 +68,7 @@ def tuning_rows():
                quantised('short_ts', 'ts', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')), quantised('short_pq', 'pq', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')),
                quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
     # Four bits: LSQ's learning rate, and learning from the teacher's predictions.
-    result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.1)]
+    result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
     alone = ('distillation.students=[]', 'ranks=1')
     result += [quantised('distillation', 'distillation', 4, 1, alone)]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
