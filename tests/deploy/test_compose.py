@@ -3,6 +3,7 @@ further host with a join token, and a job from outside, over TLS and with a toke
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ BUILD = pathlib.Path(os.environ['BITSTAIR_BUILD'])
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / 'deploy'
 BASE = 'bitstair-test-base'
+PROMETHEUS = 'bitstair-test-prometheus'
 IMAGES = {'server': 'bitstair-test-server', 'worker': 'bitstair-test-worker'}
 MOST_MEGABYTES = {'server': 100, 'worker': 800}  # over the base
 
@@ -55,6 +57,13 @@ class ComposeTest(unittest.TestCase):
             cls.run_command('docker', 'build', '--quiet', '--network', 'host', '-f', DEPLOY / 'docker' / 'Dockerfile', '--target', target, '--build-arg', f'BASE_IMAGE={BASE}',
                             '--build-arg', 'TREE=from-dist', '-t', image, tree, timeout=400)
 
+        # In place of the image that only a registry has: Debian's Prometheus, started as that one is.
+        context = cls.folder / 'prometheus'
+        context.mkdir()
+        context.joinpath('Dockerfile').write_text(f'FROM {BASE}\nRUN apt-get update && apt-get install -y --no-install-recommends prometheus\n'
+                                                  'ENTRYPOINT ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]\n')
+        cls.run_command('docker', 'build', '--quiet', '--network', 'host', '-t', PROMETHEUS, context, timeout=400)
+
     @classmethod
     def start_engine(cls):
         address = f'unix://{cls.folder}/docker.sock'
@@ -67,7 +76,8 @@ class ComposeTest(unittest.TestCase):
         cls.addClassCleanup(cls.stop_engine)
         cls.env = {**{name: value for name, value in os.environ.items() if not name.startswith(('BITSTAIR_', 'DOCKER_', 'COMPOSE_'))},
                    'PATH': '/usr/sbin:/usr/bin:/sbin:/bin',  # Debian's docker: a newer one elsewhere may lack BuildKit
-                   'DOCKER_HOST': address, 'DOCKER_BUILDKIT': '1', 'HOME': str(cls.folder), 'BITSTAIR_SERVER_IMAGE': IMAGES['server'], 'BITSTAIR_WORKER_IMAGE': IMAGES['worker']}
+                   'DOCKER_HOST': address, 'DOCKER_BUILDKIT': '1', 'HOME': str(cls.folder), 'BITSTAIR_SERVER_IMAGE': IMAGES['server'], 'BITSTAIR_WORKER_IMAGE': IMAGES['worker'],
+                   'BITSTAIR_PROMETHEUS_IMAGE': PROMETHEUS}
 
         def serves():
             if cls.engine.poll() is not None:
@@ -143,10 +153,10 @@ class ComposeTest(unittest.TestCase):
     def test_a_job_survives_the_loss_of_a_container(self):
         port, metrics_port, worker_metrics_port = free_port(), free_port(), free_port()
         tls = self.certificate('coordinator', 'localhost')
-        outside = {'BITSTAIR_TLS': str(tls), 'BITSTAIR_TLS_CA': str(tls / 'ca.crt'), 'BITSTAIR_PORT': str(port), 'BITSTAIR_METRICS_PORT': str(metrics_port), 'BITSTAIR_COORDINATOR': f'127.0.0.1:{port}', 'BITSTAIR_SLOTS': '1', 'NO_COLOR': '1'}
-        # Prometheus and Grafana have images that only a registry has.
+        outside = {'BITSTAIR_PROMETHEUS_PORT': str(free_port()), 'BITSTAIR_TLS': str(tls), 'BITSTAIR_TLS_CA': str(tls / 'ca.crt'), 'BITSTAIR_PORT': str(port), 'BITSTAIR_METRICS_PORT': str(metrics_port), 'BITSTAIR_COORDINATOR': f'127.0.0.1:{port}', 'BITSTAIR_SLOTS': '1', 'NO_COLOR': '1'}
+        # Grafana's image is in a registry alone.
         main = ['docker-compose', '-p', 'main', '-f', DEPLOY / 'compose.yaml', '-f', DEPLOY / 'compose.tls.yaml']
-        self.run_command(*main, 'up', '-d', '--no-build', 'coordinator', 'worker-1', 'worker-2', env=outside)
+        self.run_command(*main, 'up', '-d', '--no-build', 'coordinator', 'worker-1', 'worker-2', 'prometheus', env=outside)
         network = self.inspect('main_default')[0]
         # Where another engine has closed the machine's FORWARD chain, this one's containers may reach each other all the same.
         rule = ['FORWARD', '-i', f'br-{network["Id"][:12]}', '-o', f'br-{network["Id"][:12]}', '-j', 'ACCEPT']
@@ -169,6 +179,13 @@ class ComposeTest(unittest.TestCase):
         containers = {'coordinator': self.container('main', 'coordinator'), 'worker-1': self.container('main', 'worker-1'), 'worker-2': self.container('main', 'worker-2'),
                       'further': self.container('further', 'worker')}
         wait_for(lambda: all(c['State']['Health']['Status'] == 'healthy' for c in self.inspect(*containers.values())), 'all containers are healthy')
+
+        def scraped():
+            done = subprocess.run([*map(str, main), 'exec', '-T', 'prometheus', 'promtool', 'query', 'instant', 'http://localhost:9090', 'up == 1'], env={**self.env, **outside},
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+            return set(re.findall(r'(?:worker|instance)="([^"]+)"', done.stdout))
+        # The workers by way of the coordinator; the further host's is in another network.
+        wait_for(lambda: {'coordinator:7421', 'worker-1', 'worker-2'} <= scraped(), 'Prometheus scrapes the coordinator and its workers')
 
         job = bitstair('submit', ROOT / 'recipes' / 'smoke.yaml', '--set', 'checkpoint.every_epoch=true').split()[-1]
 
