@@ -86,8 +86,8 @@ absl::StatusOr<Connection> ResolveConnection(const ConnectionFlags& flags) {
   const auto chosen = Choose(flags);
   if (!chosen.ok()) return chosen.status();
   const auto address = daemon::ParseHostPort(chosen->coordinator);
-  if (!address.ok()) return address.status();
-  if (address->port == 0) return absl::InvalidArgumentError("port 0 is no address to connect to");
+  if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("coordinator: ", address.status().message()));
+  if (address->port == 0) return absl::InvalidArgumentError("coordinator: port 0 is no address to connect to");
   const bool loopback = daemon::IsLoopback(*address);
   if (!chosen->tls && !loopback && !chosen->insecure) {
     return absl::PermissionDeniedError(

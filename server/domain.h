@@ -13,6 +13,7 @@
 #include "bitstair/store/v1/records.pb.h"
 #include "bitstair/v1/fleet.pb.h"
 #include "bitstair/v1/job.pb.h"
+#include "proto/timestamp.h"
 
 namespace bitstair::server {
 
@@ -114,9 +115,6 @@ inline bool IsEnded(v1::JobState state) {
 inline bool IsEnded(v1::StageState state) {
   return state == v1::STAGE_STATE_SUCCEEDED || state == v1::STAGE_STATE_FAILED || state == v1::STAGE_STATE_CANCELLED;
 }
-
-absl::Time FromStamp(const google::protobuf::Timestamp& stamp);
-void SetTime(absl::Time time, google::protobuf::Timestamp* stamp);
 
 // jobs/ID and jobs/ID/stages/NAME. A stage's own name, and what a job calls it.
 std::string JobName(const std::string& job_id);

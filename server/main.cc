@@ -173,8 +173,7 @@ int Serve(const Flags& flags) {
   };
   Coordinator coordinator(options, store->get(), artifacts->get(), &logs, &metrics);
   if (auto s = coordinator.Start(); !s.ok()) return Refuse(s);
-  RpcServer rpc(&coordinator, artifacts->get(), &logs, &metrics,
-                {(*security)->gatekeeper(), (*security)->credentials(), (*security)->authority(), (*security)->tls()});
+  RpcServer rpc(&coordinator, artifacts->get(), &logs, &metrics, security->get());
   const auto bound = rpc.Start(*address, !flags.no_reflection);
   if (!bound.ok()) return Refuse(absl::Status(bound.status().code(), absl::StrCat(bound.status().message(), " (--listen)")));
   const auto http = daemon::HttpServer::Start(*metrics_address, {{"/metrics", daemon::MetricsHandler(metrics.registry())},

@@ -23,19 +23,16 @@ class NoReflection final : public grpc::ServerBuilderOption {
   }
 };
 
-RpcServer::Security WithGatekeeper(RpcServer::Security security, Gatekeeper* fallback) {
-  if (security.gatekeeper == nullptr) security.gatekeeper = fallback;
-  return security;
-}
-
 }  // namespace
 
-RpcServer::RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics, Security security)
-    : security_(WithGatekeeper(std::move(security), &open_)),
-      jobs_(coordinator, logs, metrics, security_.gatekeeper, &file_threads_),
-      fleet_(coordinator, metrics, security_.gatekeeper),
-      artifacts_(coordinator, artifacts, metrics, security_.gatekeeper, &file_threads_),
-      access_(security_.gatekeeper, security_.credentials, security_.authority, metrics, &file_threads_) {}
+RpcServer::RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics, Security* security)
+    : security_(security),
+      gatekeeper_(security == nullptr ? &open_ : security->gatekeeper()),
+      jobs_(coordinator, logs, metrics, gatekeeper_, &file_threads_),
+      fleet_(coordinator, metrics, gatekeeper_),
+      artifacts_(coordinator, artifacts, metrics, gatekeeper_, &file_threads_),
+      access_(gatekeeper_, security == nullptr ? nullptr : security->credentials(), security == nullptr ? nullptr : security->authority(), metrics,
+              &file_threads_) {}
 
 RpcServer::~RpcServer() {
   Shutdown(absl::ZeroDuration());
@@ -54,8 +51,10 @@ absl::StatusOr<daemon::HostPort> RpcServer::Start(daemon::HostPort address, bool
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  const bool tls = security_ != nullptr && security_->tls().has_value();
+  const auto credentials = tls ? daemon::MakeServerCredentials(*security_->tls()) : grpc::InsecureServerCredentials();
   int port = 0;
-  builder.AddListeningPort(daemon::ToString(address), security_.tls ? daemon::MakeServerCredentials(*security_.tls) : grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(daemon::ToString(address), credentials, &port);
   builder.RegisterService(&jobs_);
   builder.RegisterService(&fleet_);
   builder.RegisterService(&artifacts_);

@@ -5,7 +5,6 @@
 
 #include <boost/asio/thread_pool.hpp>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -13,26 +12,16 @@
 #include "server/access_service.h"
 #include "server/artifacts_service.h"
 #include "server/daemon/daemon.h"
-#include "server/daemon/transport.h"
 #include "server/fleet_service.h"
 #include "server/jobs_service.h"
+#include "server/security/security.h"
 
 namespace bitstair::server {
 
 class RpcServer {
  public:
-  // Who may call. By default everybody, without TLS.
-  struct Security {
-    Gatekeeper* gatekeeper = nullptr;
-    CredentialStore* credentials = nullptr;
-    const CertificateAuthority* authority = nullptr;
-    std::optional<daemon::ServerTls> tls;
-  };
-
-  // Borrows all; they outlive it.
-  RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics)
-      : RpcServer(coordinator, artifacts, logs, metrics, Security()) {}
-  RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics, Security security);
+  // Borrows all; they outlive it. security: null lets everybody call, without TLS.
+  RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics, Security* security = nullptr);
   ~RpcServer();
 
   // Listens and serves. Port 0: any free one. Returns the address in use. UNAVAILABLE if it cannot be had, also where another process listens there with
@@ -45,7 +34,8 @@ class RpcServer {
  private:
   boost::asio::thread_pool file_threads_{2};
   Gatekeeper open_;
-  const Security security_;
+  Security* const security_;
+  Gatekeeper* const gatekeeper_;
   JobsService jobs_;
   FleetService fleet_;
   ArtifactsService artifacts_;

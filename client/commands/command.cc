@@ -13,16 +13,9 @@
 #include "client/json.h"
 #include "client/table.h"
 #include "client/terminal.h"
-#include "server/daemon/daemon.h"
 
 namespace bitstair::client {
 namespace {
-
-std::string CheckAddress(const std::string& text) {
-  const auto address = daemon::ParseHostPort(text);
-  if (!address.ok()) return std::string(address.status().message());
-  return address->port == 0 ? "port 0 is no address to connect to" : "";
-}
 
 std::string CheckJob(const std::string& text) {
   const std::string name = ShortName(text);
@@ -50,8 +43,7 @@ void AddCoordinator(CLI::App& command, ConnectionFlags& flags) {
   command
       .add_option("--coordinator", flags.coordinator,
                   absl::StrCat("Where the coordinator listens; else BITSTAIR_COORDINATOR, else that of the current context, else ", kDefaultCoordinator))
-      ->type_name("HOST:PORT")
-      ->check(CLI::Validator(CheckAddress, "", "address"));
+      ->type_name("HOST:PORT");
   command.add_option("--context", flags.context, "A coordinator of the configuration file (bitstair config); else BITSTAIR_CONTEXT")->type_name("CONTEXT");
   command.add_flag("--tls", flags.tls, "Connect with TLS, to a certificate that the system's authorities vouch for");
   command.add_option("--tls-ca", flags.tls_ca, "Connect with TLS, to a certificate that these authorities vouch for (PEM); else BITSTAIR_TLS_CA")

@@ -1,6 +1,5 @@
 #include "server/security/credential_store.h"
 
-#include <google/protobuf/util/time_util.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 
@@ -13,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "core/digest/sha256.h"
 #include "proto/status.h"
+#include "proto/timestamp.h"
 #include "server/job_spec.h"
 
 namespace bitstair::server {
@@ -23,14 +23,6 @@ constexpr size_t kIdBytes = 5;
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kMaxNameBytes = 100;
 constexpr int kMaxQueues = 100;
-
-google::protobuf::Timestamp ToProto(absl::Time time) {
-  return google::protobuf::util::TimeUtil::MillisecondsToTimestamp(absl::ToUnixMillis(time));
-}
-
-absl::Time FromProto(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixMillis(google::protobuf::util::TimeUtil::TimestampToMilliseconds(time));
-}
 
 absl::StatusOr<std::string> Random(size_t bytes) {
   std::string random(bytes, '\0');
@@ -44,9 +36,9 @@ bool SameDigest(const std::string& a, const std::string& b) {
 
 absl::Status CheckInForce(const v1::Token& token, absl::Time now) {
   if (token.has_revoke_time()) return absl::UnauthenticatedError(absl::StrCat(token.name(), " was revoked"));
-  if (token.has_expire_time() && FromProto(token.expire_time()) <= now) {
+  if (token.has_expire_time() && FromStamp(token.expire_time()) <= now) {
     return absl::UnauthenticatedError(
-        absl::StrCat(token.name(), " expired at ", absl::FormatTime(absl::RFC3339_sec, FromProto(token.expire_time()), absl::UTCTimeZone())));
+        absl::StrCat(token.name(), " expired at ", absl::FormatTime(absl::RFC3339_sec, FromStamp(token.expire_time()), absl::UTCTimeZone())));
   }
   return absl::OkStatus();
 }
@@ -122,8 +114,8 @@ absl::StatusOr<v1::CreateTokenResponse> CredentialStore::Create(const v1::Token&
   token.set_role(wanted.role());
   *token.mutable_queues() = wanted.queues();
   token.set_creator(wanted.creator());
-  *token.mutable_create_time() = ToProto(now);
-  if (life != absl::InfiniteDuration()) *token.mutable_expire_time() = ToProto(now + life);
+  SetTime(now, token.mutable_create_time());
+  if (life != absl::InfiniteDuration()) SetTime(now + life, token.mutable_expire_time());
   made.set_secret(absl::StrCat("bitstair_", absl::BytesToHexString(*id), "_", absl::BytesToHexString(*random)));
   store::v1::TokenRecord record;
   *record.mutable_token() = token;
@@ -138,7 +130,7 @@ std::vector<v1::Token> CredentialStore::List() const {
   std::vector<v1::Token> tokens;
   for (const auto& [name, held] : held_) tokens.push_back(held.record.token());
   std::stable_sort(tokens.begin(), tokens.end(),
-                   [](const v1::Token& a, const v1::Token& b) { return FromProto(a.create_time()) < FromProto(b.create_time()); });
+                   [](const v1::Token& a, const v1::Token& b) { return FromStamp(a.create_time()) < FromStamp(b.create_time()); });
   return tokens;
 }
 
@@ -148,7 +140,7 @@ absl::StatusOr<v1::Token> CredentialStore::Revoke(const std::string& name, absl:
   if (found == held_.end()) return absl::NotFoundError(absl::StrCat("there is no token \"", absl::CHexEscape(name.substr(0, kMaxNameBytes)), "\""));
   store::v1::TokenRecord record = found->second.record;
   if (record.token().has_revoke_time()) return record.token();
-  *record.mutable_token()->mutable_revoke_time() = ToProto(now);
+  SetTime(now, record.mutable_token()->mutable_revoke_time());
   if (auto s = Write({record}); !s.ok()) return s;
   return record.token();
 }
@@ -200,9 +192,9 @@ absl::StatusOr<Credential> CredentialStore::Join(absl::string_view secret, const
   token.set_role(v1::ROLE_WORKER);
   token.set_worker(absl::StrCat("workers/", worker_id));
   token.set_creator(join.token().name());
-  *token.mutable_create_time() = ToProto(now);
-  *token.mutable_expire_time() = ToProto(now + kWorkerLife);
-  *join.mutable_token()->mutable_spend_time() = ToProto(now);
+  SetTime(now, token.mutable_create_time());
+  SetTime(now + kWorkerLife, token.mutable_expire_time());
+  SetTime(now, join.mutable_token()->mutable_spend_time());
   join.set_spent_on_key(public_key);
   join.set_spent_on_credential(token.name());
   if (auto s = Write({worker, join}); !s.ok()) return s;
@@ -223,7 +215,7 @@ absl::Status CredentialStore::Renew(const std::string& name, absl::Time now) {
   const auto found = held_.find(name);
   if (found == held_.end()) return absl::NotFoundError(absl::StrCat("there is no token ", name));
   store::v1::TokenRecord record = found->second.record;
-  *record.mutable_token()->mutable_expire_time() = ToProto(now + kWorkerLife);
+  SetTime(now + kWorkerLife, record.mutable_token()->mutable_expire_time());
   return Write({record});
 }
 

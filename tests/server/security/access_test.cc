@@ -39,8 +39,7 @@ class AccessTest : public ::testing::Test {
     logs_ = std::make_unique<LogStore>(state_ + "/logs");
     coordinator_ = std::make_unique<Coordinator>(Coordinator::Options(), store_.get(), artifacts_.get(), logs_.get(), &metrics_);
     ASSERT_TRUE(coordinator_->Start().ok());
-    rpc_ = std::make_unique<RpcServer>(coordinator_.get(), artifacts_.get(), logs_.get(), &metrics_,
-                                       RpcServer::Security{security_->gatekeeper(), security_->credentials(), security_->authority(), security_->tls()});
+    rpc_ = std::make_unique<RpcServer>(coordinator_.get(), artifacts_.get(), logs_.get(), &metrics_, security_.get());
     const auto bound = rpc_->Start({host, 0}, reflection);
     ASSERT_TRUE(bound.ok()) << bound.status();
     port_ = bound->port;
