@@ -142,7 +142,8 @@ Devices FindDevices(int cpu_slots) {
       capability = gpus[i].compute_capability;
       devices.slots.push_back(std::move(slot));
     }
-    devices.numeric_profile = NumericProfile(absl::StrCat("cuda-sm", capability), devices.slots[0].threads());
+    // Gradients are summed through the GPU, all else is computed on the CPU: both decide about the bits.
+    devices.numeric_profile = NumericProfile(absl::StrCat("cuda-sm", capability, "-", InstructionSet()), devices.slots[0].threads());
     devices.summary = absl::StrCat("offering ", gpus.size(), " GPU slot", gpus.size() == 1 ? "" : "s", " (", gpus[0].name, ")");
     return devices;
   }

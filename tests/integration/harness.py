@@ -102,8 +102,10 @@ class Case(unittest.TestCase):
         return daemon
 
     def worker(self, name='w1', *arguments, slots=2, env=None, cores=None):
+        """slots: CPU slots; None: what the machine has."""
+        offer = [] if slots is None else ['--slots', str(slots)]
         daemon = Daemon('bitstair-worker', ['--coordinator', self.env['BITSTAIR_COORDINATOR'], '--state-dir', str(self.folder / name), '--name', name,
-                                            '--slots', str(slots), *arguments], {**self.env, **(env or {})}, self.folder / f'{name}.log', cores)
+                                            *offer, *arguments], {**self.env, **(env or {})}, self.folder / f'{name}.log', cores)
         self.daemons.append(daemon)
         return daemon
 

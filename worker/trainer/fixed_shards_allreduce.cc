@@ -88,23 +88,26 @@ class FixedShardsAllreduce final : public GradientAllreduce {
     const int64_t ranks = group_.world_size();
     if (!own_nodes_.defined()) {
       own_nodes_ = at::zeros({ranks, most_nodes_, chunk_}, leaves_[0].options().requires_grad(false));
-      all_nodes_ = at::empty_like(own_nodes_);
-      mean_ = at::empty({ranks * chunk_}, own_nodes_.options());
+      all_nodes_ = at::empty_like(own_nodes_, own_nodes_.options().device(group_.device()));
+      mean_ = at::empty({ranks * chunk_}, all_nodes_.options());
     }
     for (size_t i = 0; i < sum_.nodes().size(); ++i) own_nodes_.select(1, static_cast<int64_t>(i)).copy_(sum_.nodes()[i].sum.view({ranks, chunk_}));
+    // On a CPU slot `to` copies nothing.
+    at::Tensor leaving = own_nodes_.to(group_.device());
     std::vector<int64_t> equal_parts;
-    group_.group()->alltoall_base(all_nodes_, own_nodes_, equal_parts, equal_parts)->wait();
+    group_.group()->alltoall_base(all_nodes_, leaving, equal_parts, equal_parts)->wait();
+    const at::Tensor all_nodes = all_nodes_.to(at::kCPU);
 
     TreeSum sum(shards_);
     for (int64_t rank = 0; rank < ranks; ++rank) {
       const std::vector<ShardRange>& nodes = nodes_[static_cast<size_t>(rank)];
-      for (size_t i = 0; i < nodes.size(); ++i) sum.Add(nodes[i], all_nodes_.select(0, rank).select(0, static_cast<int64_t>(i)));
+      for (size_t i = 0; i < nodes.size(); ++i) sum.Add(nodes[i], all_nodes.select(0, rank).select(0, static_cast<int64_t>(i)));
     }
     TORCH_CHECK(sum.nodes().size() == 1, "the tree over ", shards_, " shards is not whole");
-    at::Tensor chunk = sum.nodes()[0].sum.div_(shards_);
+    at::Tensor chunk = sum.nodes()[0].sum.div_(shards_).to(group_.device());
     group_.group()->_allgather_base(mean_, chunk)->wait();
     bytes_sent_ += (ranks - 1) * (most_nodes_ + 1) * static_cast<int64_t>(chunk.nbytes());
-    return mean_;
+    return mean_.to(at::kCPU);
   }
 
   std::vector<at::Tensor> leaves_;
@@ -117,8 +120,8 @@ class FixedShardsAllreduce final : public GradientAllreduce {
   int64_t most_nodes_ = 0;
   int64_t size_ = 0, chunk_ = 0;  // elements
   // Exchange's memory: [rank, node, element of the chunk]; a rank with fewer nodes than another sends zeros in their place.
-  at::Tensor own_nodes_, all_nodes_;
-  at::Tensor mean_;  // every chunk
+  at::Tensor own_nodes_;
+  at::Tensor all_nodes_, mean_;  // on the group's device; mean_: every chunk
   int64_t bytes_sent_ = 0;
 };
 

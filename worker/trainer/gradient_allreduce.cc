@@ -23,11 +23,10 @@ class LocalAllreduce final : public GradientAllreduce {
   int64_t bytes_sent() const override { return 0; }
 };
 
-// Carries a bucket to the GPU, sums it there through NCCL, and brings it back: the reference numerics keep their tensors on the CPU.
+// Carries a bucket to the GPU, sums it there through NCCL, and brings it back: the nets' tensors are on the CPU.
 class NcclHook final : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
  public:
-  NcclHook(c10::intrusive_ptr<c10d::ProcessGroup> group, int device)
-      : CppCommHookInterface(std::move(group)), device_(at::kCUDA, static_cast<c10::DeviceIndex>(device)) {}
+  explicit NcclHook(const ProcessGroup& group) : CppCommHookInterface(group.group()), device_(group.device()) {}
 
   c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
     std::vector<at::Tensor> tensors{bucket.getBufferRef().to(device_)};
@@ -51,7 +50,7 @@ class ReducerAllreduce final : public GradientAllreduce {
                  /*gradient_as_bucket_view=*/false, /*param_names=*/{}, kFirstBucketBytes, /*skip_all_reduce_unused_params=*/false,
                  /*use_python_reducer=*/false,
                  /*bucket_bytes_cap_list=*/{}) {
-    if (group.gpu().has_value()) reducer_.register_comm_hook(std::make_unique<NcclHook>(group.group(), *group.gpu()));
+    if (group.gpu().has_value()) reducer_.register_comm_hook(std::make_unique<NcclHook>(group));
   }
 
   ~ReducerAllreduce() noexcept override {}  // the Reducer's own may throw in theory

@@ -28,8 +28,8 @@ class GradientAllreduce : public core::GradientSink {
 std::unique_ptr<GradientAllreduce> MakeGradientAllreduce(const std::vector<core::Parameter>& parameters, ProcessGroup& group);
 
 // Sums the gradients of `shards` fixed shards, a multiple of the ranks, in a fixed binary tree, and divides the sum by their number: the same bits on any
-// number of ranks (docs/elastic.md). Each backward pass is that of this rank's next shard. Does not overlap with the backward pass. Travels through Gloo, on
-// GPU slots too. Borrows the group; holds references to the leaves.
+// number of ranks (docs/elastic.md). Each backward pass is that of this rank's next shard. Does not overlap with the backward pass. On a
+// GPU slot the gradients travel through NCCL, and are summed on the CPU. Borrows the group; holds references to the leaves.
 std::unique_ptr<GradientAllreduce> MakeFixedShardsAllreduce(const std::vector<core::Parameter>& parameters, int shards, ProcessGroup& group);
 
 // The leaves whose gradients travel.

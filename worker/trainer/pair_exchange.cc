@@ -26,8 +26,25 @@ int64_t FeatureBytes(const FeatureHeader& header) {
                            : core::PackedBytes(static_cast<int64_t>(header.elements), static_cast<int>(header.bits));
 }
 
-PairExchange::PairExchange(ProcessGroup& group, int peer, size_t points, bool fixed_sizes)
-    : group_(group), peer_(peer), fixed_sizes_(fixed_sizes), sent_(points, 0), received_(points, 0), incoming_(points) {}
+PairExchange::PairExchange(ProcessGroup& there, ProcessGroup& back, int peer, size_t points, bool fixed_sizes)
+    : to_peer_(there.rank() < peer ? there : back),
+      from_peer_(there.rank() < peer ? back : there),
+      peer_(peer),
+      fixed_sizes_(fixed_sizes),
+      sent_(points, 0),
+      received_(points, 0),
+      incoming_(points) {
+  if (!to_peer_.gpu().has_value()) return;
+  // NCCL connects two ranks at their first message, and both must be there: first the one way, then the other.
+  at::Tensor byte = at::zeros({1}, at::TensorOptions(at::kByte).device(to_peer_.device()));
+  const auto send = [&] { StartSend(byte, 0); };
+  const auto receive = [&] { StartReceive(byte, 0)->wait(); };
+  const bool first = there.rank() < peer;
+  first ? send() : receive();
+  first ? receive() : send();
+  Finish();
+  bytes_sent_ = 0;
+}
 PairExchange::~PairExchange() = default;
 
 void PairExchange::Begin() {
@@ -36,22 +53,22 @@ void PairExchange::Begin() {
     in.header = at::empty({sizeof(FeatureHeader)}, at::kByte);
     in.header_work = StartReceive(in.header, HeaderTag(i));
     if (!fixed_sizes_ || received_[i] == 0) continue;
-    in.payload = at::empty({received_[i]}, at::kByte);
-    in.payload_work = StartReceive(in.payload, PayloadTag(i));
+    StartReceivePayload(in, i, received_[i]);
   }
 }
 
 void PairExchange::Send(size_t point, const core::HintFeatures& own) {
   const FeatureHeader header{static_cast<uint32_t>(point), static_cast<uint32_t>(own.bits), static_cast<uint64_t>(own.values.numel())};
   SendHeader(header);
-  StartSend(own.bits == 32 ? own.values.flatten().view(at::kByte) : core::PackCodes(own.values, own.bits), PayloadTag(point));
+  const at::Tensor payload = own.bits == 32 ? own.values.flatten().view(at::kByte) : core::PackCodes(own.values, own.bits);
+  StartSend(payload.to(to_peer_.device()), PayloadTag(point));
   sent_[point] = FeatureBytes(header);
 }
 
 void PairExchange::SendFailure(size_t point) {
   SendHeader({static_cast<uint32_t>(point), 0, 0});
   // The peer awaits as much as in the pass before.
-  if (fixed_sizes_ && sent_[point] > 0) StartSend(at::zeros({sent_[point]}, at::kByte), PayloadTag(point));
+  if (fixed_sizes_ && sent_[point] > 0) StartSend(at::zeros({sent_[point]}, at::TensorOptions(at::kByte).device(to_peer_.device())), PayloadTag(point));
 }
 
 core::HintFeatures PairExchange::Receive(size_t point, at::IntArrayRef shape) {
@@ -63,10 +80,7 @@ core::HintFeatures PairExchange::Receive(size_t point, at::IntArrayRef shape) {
   const int64_t bytes = FeatureBytes(header);
   TORCH_CHECK(header.point == point && (failed || header.bits <= 16 || header.bits == 32), "a header of point ", header.point, " and ", header.bits,
               " bits came for hint point ", point);
-  if (in.payload_work == nullptr && !failed) {
-    in.payload = at::empty({bytes}, at::kByte);
-    in.payload_work = StartReceive(in.payload, PayloadTag(point));
-  }
+  if (in.payload_work == nullptr && !failed) StartReceivePayload(in, point, bytes);
   if (in.payload_work != nullptr) in.payload_work->wait();
   // A rank that failed takes what comes and looks at none of it.
   if (failed || shape.empty()) return {};
@@ -74,8 +88,9 @@ core::HintFeatures PairExchange::Receive(size_t point, at::IntArrayRef shape) {
               header.bits, " bits came where there are ", shape);
   received_[point] = bytes;
   const int bits = static_cast<int>(header.bits);
-  if (bits == 32) return {in.payload.view(at::kFloat).view(shape), bits};
-  return {core::UnpackCodes(in.payload, shape, bits), bits};
+  const at::Tensor payload = in.payload.to(at::kCPU);
+  if (bits == 32) return {payload.view(at::kFloat).view(shape), bits};
+  return {core::UnpackCodes(payload, shape, bits), bits};
 }
 
 void PairExchange::Finish() {
@@ -87,13 +102,18 @@ void PairExchange::Finish() {
 
 c10::intrusive_ptr<c10d::Work> PairExchange::StartReceive(at::Tensor& into, int tag) {
   std::vector<at::Tensor> tensors{into};
-  return group_.group()->recv(tensors, peer_, tag);
+  return from_peer_.group()->recv(tensors, peer_, tag);
+}
+
+void PairExchange::StartReceivePayload(Incoming& in, size_t point, int64_t bytes) {
+  in.payload = at::empty({bytes}, at::TensorOptions(at::kByte).device(from_peer_.device()));
+  in.payload_work = StartReceive(in.payload, PayloadTag(point));
 }
 
 void PairExchange::StartSend(at::Tensor bytes, int tag) {
   bytes_sent_ += bytes.numel();
   std::vector<at::Tensor> tensors{bytes};
-  works_.push_back(group_.group()->send(tensors, peer_, tag));
+  works_.push_back(to_peer_.group()->send(tensors, peer_, tag));
   sending_.push_back(std::move(bytes));
 }
 

@@ -27,11 +27,14 @@ static_assert(sizeof(FeatureHeader) == 16);
 int64_t FeatureBytes(const FeatureHeader& header);
 
 // Two messages for each hint point and pass, with tags of their own: the header and what follows it. Where sizes cannot change (fixed_sizes) both are awaited
-// from Begin on, so that they come in while this rank computes; Gloo moves bytes only when both sides are there.
+// from Begin on, so that they come in while this rank computes; Gloo and NCCL move bytes only when both sides are there.
+// On GPU slots headers travel through Gloo and what follows through NCCL. NCCL has no tags and does one thing after the other: each direction has a group of
+// its own, in which both sides take the points in the same order.
 class PairExchange final : public core::FeatureExchange {
  public:
-  // Borrows the group, which nobody else may use. peer: the other rank.
-  PairExchange(ProcessGroup& group, int peer, size_t points, bool fixed_sizes);
+  // Borrows the groups, which nobody else may use: `there` carries what the lower rank of the two sends, `back` what the other does. On CPU slots both may be
+  // one. peer: the other rank.
+  PairExchange(ProcessGroup& there, ProcessGroup& back, int peer, size_t points, bool fixed_sizes);
   ~PairExchange() override;
 
   void Begin() override;
@@ -49,10 +52,11 @@ class PairExchange final : public core::FeatureExchange {
     c10::intrusive_ptr<c10d::Work> header_work, payload_work;
   };
   c10::intrusive_ptr<c10d::Work> StartReceive(at::Tensor& into, int tag);
+  void StartReceivePayload(Incoming& in, size_t point, int64_t bytes);
   void StartSend(at::Tensor bytes, int tag);
   void SendHeader(const FeatureHeader& header);
 
-  ProcessGroup& group_;
+  ProcessGroup &to_peer_, &from_peer_;
   const int peer_;
   const bool fixed_sizes_;
   std::vector<int64_t> sent_, received_;  // bytes of the last payload, by point; 0: there was none

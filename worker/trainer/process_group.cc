@@ -3,9 +3,12 @@
 #include "worker/trainer/process_group.h"
 
 #include <dlfcn.h>
+#include <spdlog/spdlog.h>
 
+#include <exception>
 #include <utility>
 
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
@@ -48,11 +51,24 @@ ProcessGroup::ProcessGroup(const c10::intrusive_ptr<c10d::Store>& store, int ran
   if (gpu.has_value()) {
     TORCH_CHECK(make_nccl_backend != nullptr, "LoadGpuBackend comes first");
     impl_->group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL,
-                             make_nccl_backend(store, rank, world_size, *gpu, kCollectiveTimeout));
+                             make_nccl_backend(c10::make_intrusive<c10d::PrefixStore>("nccl/", store), rank, world_size, *gpu, kCollectiveTimeout));
   }
 }
 
-ProcessGroup::~ProcessGroup() = default;
+ProcessGroup::~ProcessGroup() {
+  if (!gpu_.has_value() || impl_->group == nullptr) return;
+  // NCCL's own threads must end before the store goes. Abort waits for no peer, which may be gone; after the last collective there is nothing to lose.
+  try {
+    impl_->group->getBackend(c10::DeviceType::CUDA)->abort();
+  } catch (const std::exception& e) {
+    spdlog::warn("leaving NCCL: {}", e.what());
+  }
+}
+
+c10::Device ProcessGroup::device() const {
+  return gpu_.has_value() ? c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(*gpu_)) : c10::Device(c10::DeviceType::CPU);
+}
+
 const c10::intrusive_ptr<c10d::ProcessGroup>& ProcessGroup::group() const {
   return impl_->group;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 #include <c10/util/intrusive_ptr.h>
 
 #include "absl/status/status.h"
@@ -46,6 +47,8 @@ class ProcessGroup {
   // Null for a gang of one.
   const c10::intrusive_ptr<c10d::ProcessGroup>& group() const;
   std::optional<int> gpu() const { return gpu_; }
+  // Where a tensor must be to travel the fast way: this rank's GPU, through NCCL, or the CPU, through Gloo.
+  c10::Device device() const;
 
  private:
   struct Impl;

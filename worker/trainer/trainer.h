@@ -130,7 +130,7 @@ class Trainer {
   std::unique_ptr<core::TrainStep> step_;  // one of the four
   std::unique_ptr<core::GuidedStep> guided_step_;
   std::unique_ptr<core::SplitGuidedStep> split_step_;
-  std::unique_ptr<ProcessGroup> feature_group_;  // of both sets
+  std::unique_ptr<ProcessGroup> feature_group_, feature_group_back_;  // of both sets; the second on GPU slots alone
   std::unique_ptr<PairExchange> exchange_;
   std::unique_ptr<core::MutualStep> mutual_step_;
   std::unique_ptr<LayerTelemetry> telemetry_;

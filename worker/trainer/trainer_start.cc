@@ -243,7 +243,9 @@ absl::Status Trainer::MakeStep() {
     const size_t points = core::ChooseHintPoints(*nets_[0].network, GuidedOptionsOf(spec()).hint_points)->size();
     const bool fixed_sizes = !spec().has_stochastic_precision();
     feature_group_ = join("features/", start_.rank(), start_.world_size());
-    exchange_ = std::make_unique<PairExchange>(*feature_group_, (start_.rank() + set_.size) % start_.world_size(), points, fixed_sizes);
+    if (group_->gpu().has_value()) feature_group_back_ = join("features/back/", start_.rank(), start_.world_size());
+    exchange_ = std::make_unique<PairExchange>(*feature_group_, feature_group_back_ != nullptr ? *feature_group_back_ : *feature_group_,
+                                               (start_.rank() + set_.size) % start_.world_size(), points, fixed_sizes);
     absl::StatusOr<std::unique_ptr<core::SplitGuidedStep>> step =
         core::SplitGuidedStep::Create(member(*TrainedNets()[0]), set_.set == 0 ? core::PairSide::kLow : core::PairSide::kFull, nets_[0].network->config(),
                                       nets_[1].network->config(), GuidedOptionsOf(spec()), fixed_sizes, exchange_.get());

@@ -1,4 +1,6 @@
 // Runs gangs of the real bitstair-trainer, with the test as their worker, on a small data set of 28x28 images.
+// With BITSTAIR_TEST_GPUS=N in the environment and the preset `cuda`, ranks have GPU slots: rank r that of GPU r mod N (docs/guide/gpus.md). The trainer is
+// that of this build, or BITSTAIR_TEST_TRAINER.
 #pragma once
 
 #include <fcntl.h>
@@ -11,6 +13,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -52,7 +55,8 @@ class Process {
     for (std::string& entry : environment) env.push_back(entry.data());
     env.push_back(nullptr);
     char* const arguments[] = {const_cast<char*>("bitstair-trainer"), const_cast<char*>("--socket-fd"), const_cast<char*>("7"), nullptr};
-    EXPECT_EQ(posix_spawn(&pid_, BITSTAIR_TRAINER, &actions, nullptr, arguments, env.data()), 0);
+    const char* const elsewhere = std::getenv("BITSTAIR_TEST_TRAINER");
+    EXPECT_EQ(posix_spawn(&pid_, elsewhere != nullptr ? elsewhere : BITSTAIR_TRAINER, &actions, nullptr, arguments, env.data()), 0);
     posix_spawn_file_actions_destroy(&actions);
     close(pair[1]);
   }
@@ -227,6 +231,10 @@ class TrainerTest : public ::testing::Test {
       v1::ToTrainer message;
       *message.mutable_start() = start;
       message.mutable_start()->set_rank(rank);
+      if (Gpus() > 0) {
+        message.mutable_start()->mutable_slot()->set_kind(v1::SLOT_KIND_GPU);
+        message.mutable_start()->mutable_slot()->set_index(rank % Gpus());
+      }
       gang.back()->Send(message);
     }
     outcome.results.resize(static_cast<size_t>(ranks));
@@ -268,6 +276,11 @@ class TrainerTest : public ::testing::Test {
     std::string text;
     for (size_t rank = 0; rank < outcome.exits.size(); ++rank) absl::StrAppend(&text, "rank ", rank, " exit ", outcome.exits[rank], "\n", outcome.logs[rank]);
     return text;
+  }
+
+  static int Gpus() {
+    const char* const gpus = std::getenv("BITSTAIR_TEST_GPUS");
+    return gpus == nullptr ? 0 : std::atoi(gpus);
   }
 
   // The final checkpoint of a run that must finish.
