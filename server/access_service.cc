@@ -27,7 +27,7 @@ bool IsWorkerId(const std::string& id) {
 
 grpc::ServerUnaryReactor* AccessService::CreateToken(grpc::CallbackServerContext* context, const v1::CreateTokenRequest* request,
                                                      v1::CreateTokenResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "CreateToken", "", response, [&](const Caller& caller, Reply<v1::CreateTokenResponse> reply) {
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "CreateToken", "", response, [&](const Caller& caller, Reply<v1::CreateTokenResponse> reply) {
     boost::asio::post(*file_threads_, [this, caller, request = *request, reply = std::move(reply)] { reply(Create(caller, request)); });
   });
 }
@@ -44,8 +44,9 @@ absl::StatusOr<v1::CreateTokenResponse> AccessService::Create(const Caller& call
   return credentials_->Create(wanted, life, absl::Now());
 }
 
-grpc::ServerUnaryReactor* AccessService::ListTokens(grpc::CallbackServerContext* context, const v1::ListTokensRequest*, v1::ListTokensResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "ListTokens", "", response, [&](const Caller&, const Reply<v1::ListTokensResponse>& reply) {
+grpc::ServerUnaryReactor* AccessService::ListTokens(grpc::CallbackServerContext* context, const v1::ListTokensRequest* request,
+                                                    v1::ListTokensResponse* response) {
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "ListTokens", "", response, [&](const Caller&, const Reply<v1::ListTokensResponse>& reply) {
     if (credentials_ == nullptr) return reply(NoTokens());
     v1::ListTokensResponse list;
     for (v1::Token& token : credentials_->List()) *list.add_tokens() = std::move(token);
@@ -54,7 +55,7 @@ grpc::ServerUnaryReactor* AccessService::ListTokens(grpc::CallbackServerContext*
 }
 
 grpc::ServerUnaryReactor* AccessService::RevokeToken(grpc::CallbackServerContext* context, const v1::RevokeTokenRequest* request, v1::Token* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "RevokeToken", request->name(), response, [&](const Caller&, Reply<v1::Token> reply) {
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "RevokeToken", request->name(), response, [&](const Caller&, Reply<v1::Token> reply) {
     if (credentials_ == nullptr) return reply(NoTokens());
     boost::asio::post(*file_threads_, [this, name = request->name(), reply = std::move(reply)] { reply(credentials_->Revoke(name, absl::Now())); });
   });
@@ -63,7 +64,7 @@ grpc::ServerUnaryReactor* AccessService::RevokeToken(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AccessService::IssueWorkerCertificate(grpc::CallbackServerContext* context, const v1::IssueWorkerCertificateRequest* request,
                                                                 v1::IssueWorkerCertificateResponse* response) {
   const std::string target = IsWorkerId(request->worker_id()) ? absl::StrCat("workers/", request->worker_id()) : "";
-  return AnswerUnary(gatekeeper_, metrics_, context, "IssueWorkerCertificate", target, response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "IssueWorkerCertificate", target, response,
                      [&](const Caller& caller, Reply<v1::IssueWorkerCertificateResponse> reply) {
                        boost::asio::post(*file_threads_, [this, caller, request = *request, reply = std::move(reply)] { reply(Issue(caller, request)); });
                      });

@@ -123,7 +123,7 @@ grpc::ServerReadReactor<v1::UploadArtifactRequest>* ArtifactsService::UploadArti
 }
 
 grpc::ServerUnaryReactor* ArtifactsService::GetArtifact(grpc::CallbackServerContext* context, const v1::GetArtifactRequest* request, v1::Artifact* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "GetArtifact", request->sha256(), response, [&](const Caller&, Reply<v1::Artifact> reply) {
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "GetArtifact", request->sha256(), response, [&](const Caller&, Reply<v1::Artifact> reply) {
     boost::asio::post(*file_threads_, [store = store_, reply = std::move(reply), sha256 = request->sha256()] { reply(store->Find(sha256)); });
   });
 }
@@ -139,7 +139,7 @@ grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactsService::Downlo
 
 grpc::ServerUnaryReactor* ArtifactsService::CollectGarbage(grpc::CallbackServerContext* context, const v1::CollectGarbageRequest* request,
                                                            v1::CollectGarbageResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "CollectGarbage", "", response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "CollectGarbage", "", response,
                      [&](const Caller&, Reply<v1::CollectGarbageResponse> reply) { coordinator_->CollectGarbage(*request, std::move(reply)); });
 }
 

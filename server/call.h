@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "proto/status.h"
 #include "server/coordinator.h"
 #include "server/security/gatekeeper.h"
@@ -25,12 +26,20 @@ std::string TargetOf(const Response& response) {
   }
 }
 
+// What a request may take. gRPC itself ends a call at twice as much, before any of our code hears of it (rpc_server.cc).
+inline constexpr size_t kMaxRequestBytes = size_t{4} << 20;
+
 // Begins a unary call: `begin(caller, reply)` if it is admitted; the reply fills `response`, may come from any thread, and ends the call.
-template <typename Response, typename Begin>
-grpc::ServerUnaryReactor* AnswerUnary(Gatekeeper* gatekeeper, Metrics* metrics, grpc::CallbackServerContext* context, const std::string& method,
-                                      const std::string& target, Response* response, Begin begin) {
+template <typename Request, typename Response, typename Begin>
+grpc::ServerUnaryReactor* AnswerUnary(Gatekeeper* gatekeeper, Metrics* metrics, grpc::CallbackServerContext* context, const Request& request,
+                                      const std::string& method, const std::string& target, Response* response, Begin begin) {
   auto* reactor = context->DefaultReactor();
-  auto caller = gatekeeper->Admit(*context, method, target);
+  const bool too_large = request.ByteSizeLong() > kMaxRequestBytes;
+  auto caller = gatekeeper->Admit(*context, method, too_large ? "" : target);
+  if (caller.ok() && too_large) {
+    caller = absl::ResourceExhaustedError(absl::StrCat("the request has ", request.ByteSizeLong(), " bytes; this coordinator takes ", kMaxRequestBytes));
+    gatekeeper->Refused(*context, method, caller.status());
+  }
   if (!caller.ok()) {
     metrics->CountRpc(method, caller.status());
     reactor->Finish(ToGrpc(caller.status()));

@@ -1,6 +1,8 @@
 #include "server/fleet_service.h"
 
 #include <memory>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -47,6 +49,9 @@ class WorkerCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
       coordinator_->OnWorkerStreamEnded(shared_from_this());
       return writer_.Close(status);
     }
+    if (const v1::DatasetResolved& data = incoming_.dataset_resolved(); data.forbidden() && forbidden_.insert(data.token()).second) {
+      gatekeeper_->RefusedByWorker(caller_, absl::StrCat("jobs/", data.token()), data.error());
+    }
     coordinator_->OnWorkerMessage(shared_from_this(), std::move(incoming_));
     incoming_.Clear();
     StartRead(&incoming_);
@@ -73,6 +78,7 @@ class WorkerCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
   const Caller caller_;
   StreamWriter<v1::CoordinatorMessage> writer_;
   v1::WorkerMessage incoming_;
+  std::set<std::string> forbidden_;   // jobs whose paths this worker refused: it is asked again and again
   std::shared_ptr<WorkerCall> self_;  // until OnDone
 };
 
@@ -80,28 +86,28 @@ class WorkerCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
 
 grpc::ServerUnaryReactor* FleetService::ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest* request,
                                                     v1::ListWorkersResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "ListWorkers", "", response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "ListWorkers", "", response,
                      [&](const Caller&, Reply<v1::ListWorkersResponse> reply) { coordinator_->ListWorkers(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
                                                      v1::ListDatasetsResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "ListDatasets", "", response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "ListDatasets", "", response,
                      [&](const Caller&, Reply<v1::ListDatasetsResponse> reply) { coordinator_->ListDatasets(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::CordonWorker(grpc::CallbackServerContext* context, const v1::CordonWorkerRequest* request, v1::Worker* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "CordonWorker", request->name(), response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "CordonWorker", request->name(), response,
                      [&](const Caller&, Reply<v1::Worker> reply) { coordinator_->CordonWorker(request->name(), true, false, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::UncordonWorker(grpc::CallbackServerContext* context, const v1::UncordonWorkerRequest* request, v1::Worker* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "UncordonWorker", request->name(), response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "UncordonWorker", request->name(), response,
                      [&](const Caller&, Reply<v1::Worker> reply) { coordinator_->CordonWorker(request->name(), false, false, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* FleetService::DrainWorker(grpc::CallbackServerContext* context, const v1::DrainWorkerRequest* request, v1::Worker* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "DrainWorker", request->name(), response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "DrainWorker", request->name(), response,
                      [&](const Caller&, Reply<v1::Worker> reply) { coordinator_->CordonWorker(request->name(), true, true, std::move(reply)); });
 }
 

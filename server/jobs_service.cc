@@ -133,7 +133,7 @@ class LogCall final : public grpc::ServerWriteReactor<v1::StreamLogsResponse>, p
 }  // namespace
 
 grpc::ServerUnaryReactor* JobsService::CreateJob(grpc::CallbackServerContext* context, const v1::CreateJobRequest* request, v1::Job* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "CreateJob", "", response, [&](const Caller& caller, Reply<v1::Job> reply) {
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "CreateJob", "", response, [&](const Caller& caller, Reply<v1::Job> reply) {
     const std::string queue = request->spec().has_queue() ? request->spec().queue() : "default";
     if (!caller.MayUse(queue)) return reply(MayNotUse(caller, queue));
     coordinator_->CreateJob(*request, std::move(reply));
@@ -141,12 +141,12 @@ grpc::ServerUnaryReactor* JobsService::CreateJob(grpc::CallbackServerContext* co
 }
 
 // A change of a job: the caller's token must be good for its queue, too.
-template <typename Change>
-grpc::ServerUnaryReactor* JobsService::ChangeJob(grpc::CallbackServerContext* context, const std::string& method, const std::string& name, v1::Job* response,
+template <typename Request, typename Change>
+grpc::ServerUnaryReactor* JobsService::ChangeJob(grpc::CallbackServerContext* context, const std::string& method, const Request& request, v1::Job* response,
                                                  Change change) {
-  return AnswerUnary(gatekeeper_, metrics_, context, method, name, response, [&](const Caller& caller, Reply<v1::Job> reply) {
+  return AnswerUnary(gatekeeper_, metrics_, context, request, method, request.name(), response, [&](const Caller& caller, Reply<v1::Job> reply) {
     if (caller.token.queues().empty()) return change(std::move(reply));
-    coordinator_->GetJob(name, [caller, change, reply = std::move(reply)](const absl::StatusOr<v1::Job>& job) {
+    coordinator_->GetJob(request.name(), [caller, change, reply = std::move(reply)](const absl::StatusOr<v1::Job>& job) {
       if (!job.ok()) return reply(job.status());
       if (!caller.MayUse(job->spec().queue())) return reply(MayNotUse(caller, job->spec().queue()));
       change(reply);
@@ -155,65 +155,65 @@ grpc::ServerUnaryReactor* JobsService::ChangeJob(grpc::CallbackServerContext* co
 }
 
 grpc::ServerUnaryReactor* JobsService::GetJob(grpc::CallbackServerContext* context, const v1::GetJobRequest* request, v1::Job* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "GetJob", request->name(), response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "GetJob", request->name(), response,
                      [&](const Caller&, Reply<v1::Job> reply) { coordinator_->GetJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListJobs(grpc::CallbackServerContext* context, const v1::ListJobsRequest* request, v1::ListJobsResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "ListJobs", "", response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "ListJobs", "", response,
                      [&](const Caller&, Reply<v1::ListJobsResponse> reply) { coordinator_->ListJobs(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::CancelJob(grpc::CallbackServerContext* context, const v1::CancelJobRequest* request, v1::Job* response) {
-  return ChangeJob(context, "CancelJob", request->name(), response,
+  return ChangeJob(context, "CancelJob", *request, response,
                    [this, request](Reply<v1::Job> reply) { coordinator_->CancelJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::PauseJob(grpc::CallbackServerContext* context, const v1::PauseJobRequest* request, v1::Job* response) {
-  return ChangeJob(context, "PauseJob", request->name(), response,
+  return ChangeJob(context, "PauseJob", *request, response,
                    [this, request](Reply<v1::Job> reply) { coordinator_->PauseJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ResumeJob(grpc::CallbackServerContext* context, const v1::ResumeJobRequest* request, v1::Job* response) {
-  return ChangeJob(context, "ResumeJob", request->name(), response,
+  return ChangeJob(context, "ResumeJob", *request, response,
                    [this, request](Reply<v1::Job> reply) { coordinator_->ResumeJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::RetryJob(grpc::CallbackServerContext* context, const v1::RetryJobRequest* request, v1::Job* response) {
-  return ChangeJob(context, "RetryJob", request->name(), response,
+  return ChangeJob(context, "RetryJob", *request, response,
                    [this, request](Reply<v1::Job> reply) { coordinator_->RetryJob(request->name(), std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::PrioritizeJob(grpc::CallbackServerContext* context, const v1::PrioritizeJobRequest* request, v1::Job* response) {
-  return ChangeJob(context, "PrioritizeJob", request->name(), response,
+  return ChangeJob(context, "PrioritizeJob", *request, response,
                    [this, request](Reply<v1::Job> reply) { coordinator_->PrioritizeJob(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::PinJob(grpc::CallbackServerContext* context, const v1::PinJobRequest* request, v1::Job* response) {
-  return ChangeJob(context, "PinJob", request->name(), response,
+  return ChangeJob(context, "PinJob", *request, response,
                    [this, request](Reply<v1::Job> reply) { coordinator_->PinJob(request->name(), true, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::UnpinJob(grpc::CallbackServerContext* context, const v1::UnpinJobRequest* request, v1::Job* response) {
-  return ChangeJob(context, "UnpinJob", request->name(), response,
+  return ChangeJob(context, "UnpinJob", *request, response,
                    [this, request](Reply<v1::Job> reply) { coordinator_->PinJob(request->name(), false, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListStages(grpc::CallbackServerContext* context, const v1::ListStagesRequest* request,
                                                   v1::ListStagesResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "ListStages", "", response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "ListStages", "", response,
                      [&](const Caller&, Reply<v1::ListStagesResponse> reply) { coordinator_->ListStages(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListEvents(grpc::CallbackServerContext* context, const v1::ListEventsRequest* request,
                                                   v1::ListEventsResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "ListEvents", "", response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "ListEvents", "", response,
                      [&](const Caller&, Reply<v1::ListEventsResponse> reply) { coordinator_->ListEvents(*request, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListMetrics(grpc::CallbackServerContext* context, const v1::ListMetricsRequest* request,
                                                    v1::ListMetricsResponse* response) {
-  return AnswerUnary(gatekeeper_, metrics_, context, "ListMetrics", "", response,
+  return AnswerUnary(gatekeeper_, metrics_, context, *request, "ListMetrics", "", response,
                      [&](const Caller&, Reply<v1::ListMetricsResponse> reply) { coordinator_->ListMetrics(*request, std::move(reply)); });
 }
 

@@ -33,8 +33,8 @@ class JobsService final : public v1::Jobs::CallbackService {
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
 
  private:
-  template <typename Change>
-  grpc::ServerUnaryReactor* ChangeJob(grpc::CallbackServerContext* context, const std::string& method, const std::string& name, v1::Job* response,
+  template <typename Request, typename Change>
+  grpc::ServerUnaryReactor* ChangeJob(grpc::CallbackServerContext* context, const std::string& method, const Request& request, v1::Job* response,
                                       Change change);
 
   Coordinator* const coordinator_;

@@ -9,10 +9,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/call.h"
 
 namespace bitstair::server {
 namespace {
-constexpr int kMaxMessageBytes = 4 << 20;
+// Room for kMaxRequestBytes to be refused in words and with a line in the audit log.
+constexpr int kMaxMessageBytes = 2 * static_cast<int>(kMaxRequestBytes);
 
 // The reflection library adds itself to every server of a program that is linked with it.
 class NoReflection final : public grpc::ServerBuilderOption {
@@ -26,13 +28,15 @@ class NoReflection final : public grpc::ServerBuilderOption {
 }  // namespace
 
 RpcServer::RpcServer(Coordinator* coordinator, ArtifactStore* artifacts, LogStore* logs, Metrics* metrics, Security* security)
-    : security_(security),
+    : metrics_(metrics),
+      security_(security),
       gatekeeper_(security == nullptr ? &open_ : security->gatekeeper()),
       jobs_(coordinator, logs, metrics, gatekeeper_, &file_threads_),
       fleet_(coordinator, metrics, gatekeeper_),
       artifacts_(coordinator, artifacts, metrics, gatekeeper_, &file_threads_),
       access_(gatekeeper_, security == nullptr ? nullptr : security->credentials(), security == nullptr ? nullptr : security->authority(), metrics,
-              &file_threads_) {}
+              &file_threads_),
+      unknown_methods_(gatekeeper_, metrics) {}
 
 RpcServer::~RpcServer() {
   Shutdown(absl::ZeroDuration());
@@ -59,6 +63,10 @@ absl::StatusOr<daemon::HostPort> RpcServer::Start(daemon::HostPort address, bool
   builder.RegisterService(&fleet_);
   builder.RegisterService(&artifacts_);
   builder.RegisterService(&access_);
+  builder.RegisterCallbackGenericService(&unknown_methods_);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<UnreadableRequests>(gatekeeper_, metrics_));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port <= 0) {
     server_.reset();

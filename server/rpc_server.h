@@ -15,6 +15,7 @@
 #include "server/fleet_service.h"
 #include "server/jobs_service.h"
 #include "server/security/security.h"
+#include "server/unheard_calls.h"
 
 namespace bitstair::server {
 
@@ -33,6 +34,7 @@ class RpcServer {
 
  private:
   boost::asio::thread_pool file_threads_{2};
+  Metrics* const metrics_;
   Gatekeeper open_;
   Security* const security_;
   Gatekeeper* const gatekeeper_;
@@ -40,6 +42,7 @@ class RpcServer {
   FleetService fleet_;
   ArtifactsService artifacts_;
   AccessService access_;
+  UnknownMethods unknown_methods_;
   std::unique_ptr<grpc::Server> server_;
 };
 

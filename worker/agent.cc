@@ -280,6 +280,8 @@ void Agent::OnResolve(const v1::ResolveDataset& request) {
     } else {
       answer.set_error(std::string(resolved.status().message()));
     }
+    const bool by_path = !weights.ok() || request.data().name().empty();
+    answer.set_forbidden(absl::IsPermissionDenied(resolved.status()) || (absl::IsUnavailable(resolved.status()) && by_path));
     asio::post(io, [alive, message] {
       const auto self = alive.lock();
       if (self == nullptr || !(*self)->welcomed_) return;  // the next coordinator asks again

@@ -135,6 +135,11 @@ absl::StatusOr<std::string> Datasets::LocateInRoots(const std::string& what, con
     const absl::StatusOr<std::string> real_root = RealPath(what, root);
     if (IsInside(candidate, real_root.ok() ? *real_root : root) || (!real.ok() && IsInside(candidate, fs::path(root).lexically_normal().string()))) return real;
   }
+  const std::string as_written = fs::path(path).lexically_normal().string();
+  for (const std::string& root : options_.roots) {
+    if (!IsInside(as_written, fs::path(root).lexically_normal().string())) continue;
+    return absl::PermissionDeniedError(absl::StrCat(what, " path ", path, " leads out of the allowed roots (", absl::StrJoin(options_.roots, ", "), ")"));
+  }
   return absl::UnavailableError(refusal);
 }
 

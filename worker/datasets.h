@@ -40,7 +40,8 @@ class Datasets {
 
   std::vector<std::string> names() const;
 
-  // Where the data lies. UNAVAILABLE: this worker does not offer it (unknown name, or a path outside the roots). Another error: it does, and it is faulty.
+  // Where the data lies. UNAVAILABLE: this worker does not offer it (unknown name, or a path outside the roots). PERMISSION_DENIED: a path inside a root that
+  // leads out of it by a link. Another error: it is offered, and faulty.
   absl::StatusOr<std::string> Locate(const v1::DataSpec& data) const;
 
   // Locates, then computes the digest: SHA-256 of "bitstair-dataset-v1\n" and, for each file in byte order of its relative path, path, NUL, size in decimal,

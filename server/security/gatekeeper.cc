@@ -100,6 +100,27 @@ void Gatekeeper::Ended(Caller caller, const absl::Status& status, const std::str
   audit_->Write(caller.entry, status);
 }
 
+void Gatekeeper::Refused(const grpc::ServerContextBase& context, const std::string& method, const absl::Status& status) {
+  if (audit_ == nullptr) return;
+  AuditEntry entry;
+  entry.peer = context.peer();
+  entry.method = method;
+  if (mode_ != Mode::kOpen) {
+    if (const auto credential = Identify(context); credential.ok()) {
+      entry.who = WhoIs(credential->token);
+      entry.role = RoleWord(credential->token.role());
+    }
+  }
+  audit_->Write(entry, status);
+}
+
+void Gatekeeper::RefusedByWorker(Caller caller, const std::string& target, const std::string& why) {
+  if (audit_ == nullptr) return;
+  caller.entry.method = "ResolveDataset";
+  caller.entry.target = target;
+  audit_->Write(caller.entry, absl::PermissionDeniedError(why));
+}
+
 void Gatekeeper::HandshakeFailed(const std::string& what) {
   if (audit_ == nullptr) return;
   AuditEntry entry;

@@ -51,6 +51,12 @@ class Gatekeeper {
   // How an admitted call ended: into the audit log where its rule says so, or where it was refused later. The target is added where it was not known before.
   void Ended(Caller caller, const absl::Status& status, const std::string& target = "");
 
+  // A call that nobody admitted, and that was refused for another reason than who made it. The entry names the caller where that is known.
+  void Refused(const grpc::ServerContextBase& context, const std::string& method, const absl::Status& status);
+
+  // A worker refuses what `caller`'s stream brought to it: a path that leads out of the folders that it allows.
+  void RefusedByWorker(Caller caller, const std::string& target, const std::string& why);
+
   // A connection that failed before any call, in gRPC's words.
   void HandshakeFailed(const std::string& what);
 

@@ -101,6 +101,36 @@ class SecurityTest(harness.Case):
         self.assertIn('revoke_time', listed[viewer.stem])
         self.assertNotIn('secret', json.dumps(listed))
 
+    def test_a_path_that_leads_out_of_the_roots_is_refused(self):
+        self.tls_server()
+        alice, join = self.token('submitter'), self.token('join')
+        root, outside = self.folder / 'root', self.folder / 'outside'
+        root.mkdir()
+        outside.mkdir()
+        (outside / 'secret').write_text('secret')
+        (root / 'way-out').symlink_to(outside)
+        (root / 'set').mkdir()
+        (root / 'set' / 'link').symlink_to(outside / 'secret')
+        self.tls_worker('w1', join, '--data-root', str(root))
+
+        def submit(path, check=0):
+            recipe = self.folder / 'recipe.yaml'
+            recipe.write_text(f'name: paths\nnetwork: resnet18\nwidths: [32, 4]\npretrain: {{epochs: 1}}\nquantized: {{epochs: 1}}\ndata: {{path: {path}}}\n')
+            return self.as_(alice, 'submit', recipe, check=check)
+
+        for path, why in ((root / 'way-out', 'leads out of the allowed roots'), (root / 'set', 'outside the allowed roots')):
+            job = submit(path).stdout.split()[-1]
+            self.assertEqual(self.as_(alice, 'watch', job, check=None).returncode, 1)
+            self.assertIn(why, self.as_(alice, 'describe', job).stdout)
+            lines = [line for line in self.refused('PERMISSION_DENIED', 'ResolveDataset') if line['target'] == f'jobs/{job}']
+            self.assertEqual(len(lines), 1, lines)
+            self.assertIn(str(path), lines[0]['message'])
+            self.assertEqual(lines[0]['role'], 'worker')
+        # A folder that another worker may allow: the job waits for one. (The command line takes `..` out; AccessTest sends one.)
+        job = submit(root / '..' / 'outside').stdout.split()[-1]
+        wait_for(lambda: [line for line in self.refused('PERMISSION_DENIED', 'ResolveDataset') if line['target'] == f'jobs/{job}'], 'an audit line')
+        self.assertEqual(json.loads(self.as_(alice, 'describe', job, '--output', 'json').stdout)['state'], 'RESOLVING')
+
     def test_what_is_no_tls_or_not_ours_does_not_connect(self):
         self.tls_server()
         plain = self.cli('list', '--coordinator', self.address, check=3).stderr

@@ -157,6 +157,12 @@ TEST_F(AgentTest, ResolvesDataSets) {
   EXPECT_EQ(resolve("", folder_ + "/data").digest(), datasets.Resolve(spec)->digest);
   EXPECT_TRUE(resolve("other", "").not_offered());
   EXPECT_TRUE(resolve("", folder_).not_offered());
+  EXPECT_TRUE(resolve("", folder_).forbidden());
+  EXPECT_FALSE(resolve("other", "").forbidden());
+  std::filesystem::create_directory_symlink(folder_, folder_ + "/data/way-out");
+  EXPECT_TRUE(resolve("", folder_ + "/data/way-out").forbidden());
+  EXPECT_FALSE(resolve("", folder_ + "/data/way-out").not_offered()) << "a fault";
+  std::filesystem::remove(folder_ + "/data/way-out");
   EXPECT_THAT(resolve("", folder_ + "/data/missing").error(), HasSubstr("/data/missing"));
 
   std::ofstream(folder_ + "/data/w") << "weights";
@@ -164,6 +170,7 @@ TEST_F(AgentTest, ResolvesDataSets) {
   EXPECT_EQ(both.weights_digest(), core::Sha256Hex("weights"));
   EXPECT_EQ(both.digest(), datasets.Resolve(spec)->digest);
   EXPECT_TRUE(resolve("toy", "", folder_ + "/w").not_offered());
+  EXPECT_TRUE(resolve("toy", "", folder_ + "/w").forbidden());
   EXPECT_THAT(resolve("toy", "", folder_ + "/data/none").error(), HasSubstr("/data/none"));
 }
 

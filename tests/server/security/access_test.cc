@@ -412,9 +412,23 @@ TEST_F(AccessTest, OversizedAndMalformedMessagesAreRefused) {
   large.mutable_spec()->set_name(std::string(5 << 20, 'x'));
   v1::Job job;
   EXPECT_TRUE(absl::IsResourceExhausted(Call(v1::Jobs::NewStub(channel_), &v1::Jobs::Stub::CreateJob, large, &job, Admin())));
-  const grpc::Status status = CallRaw("/bitstair.v1.Jobs/CreateJob", "\xff\xff\xff\xff\xff", Admin());
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << "gRPC's own answer to what is no message; " << status.error_message();
+  EXPECT_EQ(LastAudit(), "first a admin CreateJob RESOURCE_EXHAUSTED");
+  large.mutable_spec()->set_name(std::string(9 << 20, 'x'));
+  EXPECT_TRUE(absl::IsResourceExhausted(Call(v1::Jobs::NewStub(channel_), &v1::Jobs::Stub::CreateJob, large, &job, Admin()))) << "by gRPC";
+  const std::string junk = "\xff\xff\xff\xff\xff";
+  EXPECT_EQ(CallRaw("/bitstair.v1.Jobs/CreateJob", junk, Admin()).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(LastAudit(), "first a admin CreateJob INVALID_ARGUMENT");
+  EXPECT_EQ(CallRaw("/bitstair.v1.Jobs/WatchJob", junk, Admin()).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << "a stream's request";
+  EXPECT_EQ(LastAudit(), "first a admin WatchJob INVALID_ARGUMENT");
   EXPECT_TRUE(List(Admin()).ok()) << "and it serves on";
+}
+
+TEST_F(AccessTest, MethodsThatDoNotExistAreRefused) {
+  StartTls();
+  EXPECT_EQ(CallRaw("/bitstair.v1.Jobs/DropTables", "", Admin()).error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(LastAudit(), "first a admin DropTables UNIMPLEMENTED");
+  EXPECT_EQ(CallRaw("/other.Service/" + std::string(5000, 'x'), "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_LT(Audit().back().dump().size(), 500U);
 }
 
 // Field 7 of the request asks for the names of all services.
@@ -424,6 +438,7 @@ TEST_F(AccessTest, ReflectionIsOnOnlyWhereItIsWanted) {
     channel_ = Channel(grpc::InsecureChannelCredentials());
     EXPECT_EQ(CallRaw("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", std::string("\x3a\0", 2)).error_code(),
               wanted ? grpc::StatusCode::OK : grpc::StatusCode::UNIMPLEMENTED);
+    EXPECT_EQ(LastAudit(), wanted ? "" : "  /grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo UNIMPLEMENTED");
     Stop();
   }
 }
