@@ -136,7 +136,7 @@ class ComposeTest(unittest.TestCase):
         done = super().run(result)
         if result and len(result.failures) + len(result.errors) > before:
             self.tell_logs()
-        for project, files in (('further', ['compose.worker.yaml']), ('main', ['compose.yaml', 'compose.tls.yaml'])):
+        for project, files in (('further', ['compose.worker.yaml']), ('main', ['compose.yaml', 'compose.own-grafana.yaml', 'compose.tls.yaml'])):
             arguments = [part for file in files for part in ('-f', str(DEPLOY / file))]
             self.run_command('docker-compose', '-p', project, *arguments, 'down', '-v', env={'BITSTAIR_COORDINATOR': 'none:1', 'BITSTAIR_DATA_ADDRESS': '127.0.0.1', 'BITSTAIR_TLS': '/tmp'})
         return done
@@ -154,9 +154,12 @@ class ComposeTest(unittest.TestCase):
         port, metrics_port, worker_metrics_port = free_port(), free_port(), free_port()
         tls = self.certificate('coordinator', 'localhost')
         outside = {'BITSTAIR_PROMETHEUS_PORT': str(free_port()), 'BITSTAIR_TLS': str(tls), 'BITSTAIR_TLS_CA': str(tls / 'ca.crt'), 'BITSTAIR_PORT': str(port), 'BITSTAIR_METRICS_PORT': str(metrics_port), 'BITSTAIR_COORDINATOR': f'127.0.0.1:{port}', 'BITSTAIR_SLOTS': '1', 'NO_COLOR': '1'}
-        # Grafana's image is in a registry alone.
-        main = ['docker-compose', '-p', 'main', '-f', DEPLOY / 'compose.yaml', '-f', DEPLOY / 'compose.tls.yaml']
-        self.run_command(*main, 'up', '-d', '--no-build', 'coordinator', 'worker-1', 'worker-2', 'prometheus', env=outside)
+        # Grafana's image is in a registry alone: its profile is not asked for.
+        main = ['docker-compose', '-p', 'main', '-f', DEPLOY / 'compose.yaml', '-f', DEPLOY / 'compose.own-grafana.yaml', '-f', DEPLOY / 'compose.tls.yaml']
+        services = ['coordinator', 'join', 'prometheus', 'worker-1', 'worker-2']
+        self.assertEqual(sorted(self.run_command(*main, 'config', '--services', env=outside).split()), sorted([*services, 'grafana']))
+        self.run_command(*main, 'up', '-d', '--no-build', env=outside)
+        self.assertEqual(sorted(service for service in [*services, 'grafana'] if self.container('main', service)), services)
         network = self.inspect('main_default')[0]
         # Where another engine has closed the machine's FORWARD chain, this one's containers may reach each other all the same.
         rule = ['FORWARD', '-i', f'br-{network["Id"][:12]}', '-o', f'br-{network["Id"][:12]}', '-j', 'ACCEPT']
