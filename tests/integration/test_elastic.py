@@ -52,6 +52,30 @@ class ElasticTest(harness.Case):
         self.assertEqual(harness.digests(alone), harness.digests(done))
         self.assertEqual(alone['stages'][0]['top1'], stage['top1'])
 
+    def test_a_stage_gives_up_a_rank_for_another_job_and_takes_it_back(self):
+        recipe, small = self.folder / 'elastic.yaml', self.folder / 'small.yaml'
+        recipe.write_text(RECIPE.replace('epochs: 3', 'epochs: 6'))
+        small.write_text('name: small\nnetwork: convnet28\ndata: {name: fashion_mnist, train_limit: 1024, test_limit: 100}\nwidths: [32]\npretrain: {epochs: 1}\n')
+        self.server('--resize-interval-seconds', '1')
+        one, two = sorted(os.sched_getaffinity(0))[:2]
+        self.worker('one', slots=1, cores={one})
+        self.worker('two', slots=1, cores={two})
+        wait_for(lambda: self.cli('workers').stdout.count('READY') == 2, 'both workers are ready')
+        job = self.submit(recipe)
+        self.wait_ranks(job, 2, 1)
+        other = self.wait_state(self.submit(small), 'SUCCEEDED')
+        self.assertEqual(other['stages'][0]['attempts'], 1)
+        self.assertEqual(self.describe(job)['state'], 'RUNNING', 'it went on beside the other')
+        self.wait_ranks(job, 2, 3)
+        done = self.wait_state(job, 'SUCCEEDED')
+        stage = done['stages'][0]
+        self.assertEqual((stage['attempts'], stage['bit_exact']), (1, True), 'none of it is a failure')
+        log = (self.folder / 'server.log').read_text()
+        self.assertIn('AttemptStopping shrinks from 2 to 1 ranks, which makes room for jobs/small', log)
+        self.assertIn('AttemptStopping grows from 1 to 2 ranks', log)
+        alone = self.wait_state(self.submit(recipe, '--no-share', '--set', 'ranks=1'), 'SUCCEEDED')
+        self.assertEqual(harness.digests(alone), harness.digests(done))
+
 
 if __name__ == '__main__':
     unittest.main()
