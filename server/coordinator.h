@@ -199,6 +199,8 @@ class Coordinator {
   // Digests of the data set and of the initial weights, where a job or a worker has told them; else empty.
   std::pair<std::string, std::string> KnownDigests(const v1::JobSpec& spec) const;
   std::optional<double> SecondsLeft(const Stage& stage) const;
+  // Slots of the fleet that such stages may have, held or not; cordoned and lost workers' are not counted.
+  int SlotsFor(const google::protobuf::Map<std::string, std::string>& labels, const v1::StageSpec& spec) const;
   void Forecast(const Job& job, v1::Job* view) const;
 
   // coordinator_garbage.cc

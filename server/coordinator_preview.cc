@@ -126,17 +126,17 @@ v1::Job Coordinator::Preview(const v1::JobSpec& spec) {
       rank->set_worker(absl::StrCat("workers/", name.empty() ? slot.worker_id : name));
     }
   }
-  AddForecast(
-      [&](int i) {
-        const v1::Stage& shown = view.stages(i);
-        const auto other = state_.stages.find(shown.shared_with());
-        return shown.sharing() == v1::STAGE_SHARING_JOINED && other != state_.stages.end() ? SecondsLeft(other->second) : SecondsLeft(*stages[i]);
-      },
-      [&](int i) {
-        const std::string name = StageName(*stages[i]);
-        return digest.empty() ? absl::InfiniteFuture() : placements.count(name) > 0 ? now : scheduler.ExpectedStart(name, now);
-      },
-      now, &view);
+  const auto left = [&](int i) {
+    const v1::Stage& shown = view.stages(i);
+    const auto other = state_.stages.find(shown.shared_with());
+    return shown.sharing() == v1::STAGE_SHARING_JOINED && other != state_.stages.end() ? SecondsLeft(other->second) : SecondsLeft(*stages[i]);
+  };
+  const auto start = [&](int i) {
+    const std::string name = StageName(*stages[i]);
+    return digest.empty() ? absl::InfiniteFuture() : placements.count(name) > 0 ? now : scheduler.ExpectedStart(name, now);
+  };
+  const auto slots = [&](int i) { return LeastRanks(stages[i]->record.spec()); };
+  AddForecast({left, start, slots, stages.empty() ? 0 : SlotsFor(spec.labels(), stages[0]->record.spec())}, now, &view);
   if (!view.has_expected_end_time() && !digest.empty() &&
       !std::all_of(stages.begin(), stages.end(), [](const Stage* stage) { return IsEnded(stage->record.state()); })) {
     view.add_notes("the end is not known: such a training was not measured here yet, or it cannot start");
@@ -149,13 +149,35 @@ std::optional<double> Coordinator::SecondsLeft(const Stage& stage) const {
   return estimates_.SecondsLeft(stage);
 }
 
+int Coordinator::SlotsFor(const google::protobuf::Map<std::string, std::string>& labels, const v1::StageSpec& spec) const {
+  const std::string data = DataKey(spec);
+  std::map<v1::SlotKind, int> slots;
+  for (const auto& [id, worker] : workers_) {
+    if (!worker.stream || worker.state != v1::WORKER_STATE_READY || cordoned_.count(id) > 0 || worker.offers.count(data) == 0) continue;
+    const auto& offered = worker.hello.labels();
+    const bool takes = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
+      const auto found = offered.find(label.first);
+      return found != offered.end() && found->second == label.second;
+    });
+    if (!takes) continue;
+    for (const auto& slot : worker.hello.slots()) ++slots[slot.kind()];
+  }
+  const int gpus = slots[v1::SLOT_KIND_GPU];
+  return gpus >= LeastRanks(spec) ? gpus : slots[v1::SLOT_KIND_CPU];
+}
+
 void Coordinator::Forecast(const Job& job, v1::Job* view) const {
   const auto& links = job.record.job_stages();
   if (IsEnded(view->state()) || view->stages_size() != links.size()) return;
   const auto stage_of = [&](int i) -> const Stage& { return state_.stages.at(links[i].stage()); };
   const absl::Time now = Now();
-  AddForecast([&](int i) { return SecondsLeft(stage_of(i)); },
-              [&](int i) { return IsWanted(state_, stage_of(i)) ? scheduler_.ExpectedStart(links[i].stage(), now) : absl::InfiniteFuture(); }, now, view);
+  const auto left = [&](int i) { return SecondsLeft(stage_of(i)); };
+  const auto start = [&](int i) { return IsWanted(state_, stage_of(i)) ? scheduler_.ExpectedStart(links[i].stage(), now) : absl::InfiniteFuture(); };
+  const auto slots = [&](int i) {
+    const Stage& stage = stage_of(i);
+    return stage.attempt.has_value() ? static_cast<int>(stage.attempt->ranks.size()) : LeastRanks(stage.record.spec());
+  };
+  AddForecast({left, start, slots, links.empty() ? 0 : SlotsFor(job.record.spec().labels(), stage_of(0).record.spec())}, now, view);
   for (int i = 0; i < links.size(); ++i) view->mutable_stages(i)->set_memory_bytes(estimates_.MemoryBytes(stage_of(i).record.spec()).value_or(0));
 }
 
