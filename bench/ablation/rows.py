@@ -44,7 +44,7 @@ def test_rows():
     methods = [('baseline', 'baseline'), ('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq'), ('guided', 'guided'), ('all', 'guided_ts_pq')]
     result += [quantised(method, recipe, 2, seed) for seed in (1, 2) for method, recipe in methods]
     result += [quantised(method, recipe, 4, 1) for method, recipe in [('baseline', 'baseline'), ('all', 'guided_ts_pq'), ('guided', 'guided'), ('lsq', 'lsq')]]
-    result += [quantised('lsq_rate_0.05', 'lsq', 4, 1, ('quantized.learning_rate=0.05',))]  # the tuning's choice
+    result += [quantised('lsq_rate_0.05', 'lsq', 4, seed, ('quantized.learning_rate=0.05',)) for seed in (1, 2)]  # the tuning's choice
     result += [Row('control', 'cifar100_resnet20', 1, settings=(f'pretrain.epochs={EPOCHS}', 'pretrain.learning_rate=0.02'))]
     result += [quantised('no_calibration', 'baseline', bits, 1, ('activation_calibration=none',)) for bits in (4, 2)]
     result += [quantised(method, recipe, bits, 1) for bits in (4, 2) for method, recipe in [('ts_guided', 'guided_ts'), ('pq_guided', 'guided_pq')]]
@@ -68,7 +68,7 @@ def tuning_rows():
                quantised('short_ts', 'ts', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')), quantised('short_pq', 'pq', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')),
                quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
     # Four bits: LSQ's learning rate, and learning from the teacher's predictions.
-    result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
+    result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.07)]
     alone = ('distillation.students=[]', 'ranks=1')
     result += [quantised('distillation', 'distillation', 4, 1, alone)]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
