@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -29,13 +30,23 @@ Examples:
 Exit status: 0 the stage is done or was stopped as asked, 1 it failed, 2 wrong usage, 3 the worker went away.
 )";
 
+bool IsGood(const bitstair::v1::TrainerResult& result) {
+  return result.cause() == bitstair::v1::EXIT_CAUSE_FINISHED || result.cause() == bitstair::v1::EXIT_CAUSE_STOPPED;
+}
+
 bitstair::v1::TrainerResult RunStage(bitstair::trainer::WorkerChannel& channel) {
   bitstair::v1::FromTrainer running;
   running.mutable_running()->set_pid(getpid());
   channel.Send(running);
   absl::StatusOr<bitstair::v1::StartTrainer> start = channel.WaitForStart(kStartTimeout);
-  if (start.ok()) return bitstair::trainer::Trainer(*std::move(start), channel).Run();
   bitstair::v1::TrainerResult result;
+  if (start.ok()) {
+    auto trainer = std::make_unique<bitstair::trainer::Trainer>(*std::move(start), channel);
+    result = trainer->Run();
+    // After a failure NCCL may wait for a peer that is gone, in its destructors too: the worker must not wait for that.
+    if (!IsGood(result)) static_cast<void>(trainer.release());
+    return result;
+  }
   result.set_cause(absl::IsCancelled(start.status()) ? bitstair::v1::EXIT_CAUSE_STOPPED : bitstair::v1::EXIT_CAUSE_FAILED);
   result.set_message(std::string(start.status().message()));
   return result;
@@ -68,8 +79,7 @@ int main(int argc, char** argv) {
   *last.mutable_result() = RunStage(channel);
   channel.Send(last);
   channel.Flush(kFlushTimeout);
-  const bitstair::v1::ExitCause cause = last.result().cause();
   spdlog::shutdown();
   // At once: threads of LibTorch and Gloo may still wait for peers, and nothing is left to be written.
-  _exit(cause == bitstair::v1::EXIT_CAUSE_FINISHED || cause == bitstair::v1::EXIT_CAUSE_STOPPED ? 0 : 1);
+  _exit(IsGood(last.result()) ? 0 : 1);
 }

@@ -231,7 +231,7 @@ class TrainerTest : public ::testing::Test {
       v1::ToTrainer message;
       *message.mutable_start() = start;
       message.mutable_start()->set_rank(rank);
-      if (Gpus() > 0) {
+      if (Gpus() > 0 && start.slot().kind() == v1::SLOT_KIND_CPU) {
         message.mutable_start()->mutable_slot()->set_kind(v1::SLOT_KIND_GPU);
         message.mutable_start()->mutable_slot()->set_index(rank % Gpus());
       }

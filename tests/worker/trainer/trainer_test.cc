@@ -92,6 +92,7 @@ TEST_F(TrainerTest, AStoppedGangResumesBitForBit) {
 }
 
 TEST_F(TrainerTest, AKilledRankEndsItsGangAndTheNextGenerationGoesOn) {
+  if (Gpus() > 0) GTEST_SKIP() << "NCCL waits for a lost peer until the worker ends the gang; test_gpu.py has one";
   v1::StartTrainer start = Start(2);
   start.mutable_spec()->mutable_checkpoint()->set_every_steps(2);
   const std::string want = Final(Run(start)).checkpoint().sha256();
