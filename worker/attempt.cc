@@ -183,6 +183,13 @@ absl::Status Attempt::StartRank(int number, Rank& rank) {
   callbacks.on_exit = [weak, number](const TrainerExit& exit) {
     if (const auto self = weak.lock()) self->OnExit(number, exit);
   };
+  callbacks.on_starved = [weak](std::chrono::duration<double> time) {
+    const auto self = weak.lock();
+    if (self == nullptr) return;
+    for (auto& [peer, other] : self->ranks_) {
+      if (other.process != nullptr) other.process->Excuse(time);
+    }
+  };
   absl::StatusOr<std::shared_ptr<TrainerProcess>> process = TrainerProcess::Start(host_.io, command, std::move(callbacks));
   if (!process.ok()) return process.status();
   rank.process = *std::move(process);

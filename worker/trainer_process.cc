@@ -9,11 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/write.hpp>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 extern "C" {
 #include <sys/pidfd.h>  // of glibc 2.36: not ready for C++ by itself
@@ -22,6 +24,7 @@ extern "C" {
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "worker/cpu_wait.h"
 
 namespace bitstair::worker {
 namespace {
@@ -226,6 +229,7 @@ void TrainerProcess::Watch() {
       if (self->phase_deadline_ != Clock::time_point::max()) self->phase_deadline_ += late;
       if (self->kill_at_ != Clock::time_point::max()) self->kill_at_ += late;
     }
+    self->ExcuseStarvation(now - self->last_watch_);
     self->last_watch_ = now;
     const auto silence = self->heard_ ? self->timing_.silence : self->timing_.first_message;
     if (now >= self->kill_at_) {
@@ -239,6 +243,22 @@ void TrainerProcess::Watch() {
     }
     self->Watch();
   });
+}
+
+void TrainerProcess::Excuse(std::chrono::duration<double> time) {
+  excused_ = std::max(excused_, time);
+}
+
+// A machine that others keep busy makes steps long, and no trainer stalled. One that hangs sleeps, and is excused nothing.
+void TrainerProcess::ExcuseStarvation(Clock::duration passed) {
+  const double waited = CpuWaitSeconds(pid_).value_or(cpu_wait_);
+  // Below: threads that have ended took their share of the sum along.
+  const std::chrono::duration<double> starved(std::clamp(waited - std::exchange(cpu_wait_, waited), 0.0, std::chrono::duration<double>(passed).count()));
+  Excuse(starved);
+  if (callbacks_.on_starved && starved > kWatchPeriod / 4) callbacks_.on_starved(starved);
+  const auto excused = std::chrono::duration_cast<Clock::duration>(std::exchange(excused_, std::chrono::duration<double>(0)));
+  last_sign_ += excused;
+  if (phase_deadline_ != Clock::time_point::max()) phase_deadline_ += excused;
 }
 
 void TrainerProcess::HandleBytes(const char* data, size_t size) {

@@ -57,6 +57,8 @@ class TrainerProcess : public std::enable_shared_from_this<TrainerProcess> {
     std::function<void(int64_t)> on_log;
     // Once, last: the process is reaped, and all that it wrote has been handled.
     std::function<void(const TrainerExit&)> on_exit;
+    // Its threads had no processor for so long of the last fifth of a second. Null: only its own deadlines are put off.
+    std::function<void(std::chrono::duration<double>)> on_starved;
   };
 
   // An error names what could not be set up; then nothing runs.
@@ -72,6 +74,9 @@ class TrainerProcess : public std::enable_shared_from_this<TrainerProcess> {
   // Asks for a checkpoint and an end; SIGKILL when timing.stop has passed.
   void RequestStop();
 
+  // Puts the deadlines off, by so much at the next look, or by more if more is said before it: a trainer that waits for a starved peer is not stalled either.
+  void Excuse(std::chrono::duration<double> time);
+
   // SIGKILL of the process group. The exit is reported with this cause and message unless the trainer had ended by itself already. The first call counts.
   void Kill(v1::ExitCause cause, const std::string& why);
 
@@ -82,6 +87,8 @@ class TrainerProcess : public std::enable_shared_from_this<TrainerProcess> {
   void Abandon();
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   TrainerProcess(boost::asio::io_context& io, TrainerTiming timing, Callbacks callbacks);
 
   void ReadSocket();
@@ -89,6 +96,7 @@ class TrainerProcess : public std::enable_shared_from_this<TrainerProcess> {
   void WriteSocket();
   void WaitForExit();
   void Watch();
+  void ExcuseStarvation(Clock::duration passed);
   void HandleBytes(const char* data, size_t size);
   void HandleMessage(const v1::FromTrainer& message);
   void HandleLog(const char* data, size_t size);
@@ -115,8 +123,9 @@ class TrainerProcess : public std::enable_shared_from_this<TrainerProcess> {
   bool log_full_ = false;
   std::string log_tail_;
 
-  using Clock = std::chrono::steady_clock;
   Clock::time_point last_watch_;
+  double cpu_wait_ = 0;                       // seconds, as of last_watch_
+  std::chrono::duration<double> excused_{0};  // since last_watch_
   Clock::time_point last_sign_;
   bool heard_ = false;
   std::string phase_ = "start";

@@ -4,17 +4,22 @@
 //   crash        the last rank writes 30 lines and aborts; the others wait
 //   exit3        leaves with status 3 and no result
 //   hang         declares a phase of 0.3 s and never ends it
+//   starved      declares a phase of 1 s and needs half a second of a processor that it shares with four others, then leaves with a result
 //   silent       says nothing more
 //   stubborn     beats, but does not hear
 //   garbage      breaks the framing
 //   bad_data     reports a faulty file
 // Started with --orphan it also leaves a child in its process group that holds the log pipe open.
 #include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -126,6 +131,23 @@ int Behave(Link& link, const v1::StartTrainer& start) {
     message.mutable_phase()->set_phase("evaluate");
     message.mutable_phase()->set_deadline_seconds(0.3);
     link.Send(message);
+  }
+  if (is("starved")) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    sched_setaffinity(0, sizeof one, &one);
+    for (int i = 0; i < 4; ++i) {
+      if (fork() != 0) continue;
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      for (volatile bool on = true; on;) continue;
+    }
+    v1::FromTrainer message;
+    message.mutable_phase()->set_phase("train");
+    message.mutable_phase()->set_deadline_seconds(1);
+    link.Send(message);
+    for (const clock_t end = clock() + CLOCKS_PER_SEC / 2; clock() < end;) continue;
+    return Leave(link, v1::EXIT_CAUSE_FINISHED, "", 0);
   }
   if (is("garbage")) link.SendBytes("\xff\xff\xff\xff and more");
   if (is("bad_data")) return Leave(link, v1::EXIT_CAUSE_BAD_DATA, "train-labels-idx1-ubyte: byte 12: label 11 is out of range", 1);

@@ -115,6 +115,15 @@ TEST_F(TrainerProcessTest, APhaseThatTakesTooLongIsKilled) {
   EXPECT_THAT(exit.message, HasSubstr("\"evaluate\" took longer than 0.3 s"));
 }
 
+// Its phase takes some 2.5 s: five processes share the processor.
+TEST_F(TrainerProcessTest, TimeWithoutAProcessorDoesNotCount) {
+  const auto begin = std::chrono::steady_clock::now();
+  Start("starved");
+  const TrainerExit exit = Finish();
+  EXPECT_EQ(exit.cause, v1::EXIT_CAUSE_FINISHED) << exit.message;
+  EXPECT_GT(std::chrono::steady_clock::now() - begin, milliseconds(1200)) << "nothing was tested";
+}
+
 TEST_F(TrainerProcessTest, SilenceIsKilled) {
   command_.timing.silence = milliseconds(700);
   Start("silent");
