@@ -14,9 +14,9 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "bench/gang.h"
+#include "bench/lines.h"
 #include "core/nn/network.h"
 #include "core/training/sgd.h"
 #include "core/training/train_step.h"
@@ -129,18 +129,8 @@ void Measure(const Options& options) {
   for (size_t gang = 0; gang < gangs.size(); ++gang) {
     const std::string place = "fixed_shards/" + options.network + "/ranks" + std::to_string(gang + 1) + "/";
     for (size_t way = 0; way < kShards.size(); ++way) {
-      std::cout << nlohmann::json{{"name", place + NameOf(kShards[way])}, {"value", bench::Quantile(seconds[gang][way])}, {"unit", "s"}} << std::endl;
-      if (way == 0) continue;
-      std::vector<double> ratios;
-      for (size_t i = 0; i < seconds[gang][way].size(); ++i) ratios.push_back(seconds[gang][way][i] / seconds[gang][0][i]);
-      std::cout << nlohmann::json{{"name", place + NameOf(kShards[way]) + "/vs_reducer"},
-                                  {"value", bench::Quantile(ratios)},
-                                  {"unit", "ratio"},
-                                  {"peer", "reducer"},
-                                  {"ratio", bench::Quantile(ratios)},
-                                  {"low", bench::Quantile(ratios, 0.25)},
-                                  {"high", bench::Quantile(ratios, 0.75)}}
-                << std::endl;
+      bench::Line(place + NameOf(kShards[way]), bench::Quantile(seconds[gang][way]), "s");
+      if (way > 0) bench::Comparison(place + NameOf(kShards[way]) + "/vs_reducer", "reducer", seconds[gang][way], seconds[gang][0]);
     }
     gangs[gang].End();
   }

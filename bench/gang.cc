@@ -4,7 +4,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <iostream>
 #include <stdexcept>
@@ -58,11 +57,6 @@ void RunRank(int rank, int world_size, const Gang::MakeWays& make, int from, int
 }
 
 }  // namespace
-
-double Quantile(std::vector<double> numbers, double at) {
-  std::sort(numbers.begin(), numbers.end());
-  return numbers[static_cast<size_t>(at * static_cast<double>(numbers.size() - 1) + 0.5)];
-}
 
 Gang::Gang(int world_size, const MakeWays& make) {
   std::array<int, 2> port{};

@@ -12,9 +12,6 @@
 
 namespace bitstair::bench {
 
-// The value at a share of the sorted numbers; the median by default.
-double Quantile(std::vector<double> numbers, double at = 0.5);
-
 // A rank's end of a gang: its peers, and the ways that it can take a turn in.
 struct Seat {
   std::unique_ptr<trainer::RendezvousStore> store;  // null in a gang of one

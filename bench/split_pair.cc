@@ -17,9 +17,9 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "bench/gang.h"
+#include "bench/lines.h"
 #include "core/nn/network.h"
 #include "core/training/guided_step.h"
 #include "core/training/sgd.h"
@@ -203,24 +203,6 @@ bench::Gang::Ways ColocatedWays(const Options& options, bench::Seat& seat) {
   return {[&options, &seat, state] { return MedianOf(options.steps, *seat.group, [&] { return SecondsOf([&] { state->Step(); }); }); }};
 }
 
-void Line(const std::string& name, double value, const std::string& unit) {
-  std::cout << nlohmann::json{{"name", name}, {"value", value}, {"unit", unit}} << std::endl;
-}
-
-void Comparison(const std::string& name, const std::string& peer, const std::vector<double>& ours, const std::vector<double>& theirs) {
-  std::vector<double> ratios;
-  for (size_t i = 0; i < ours.size(); ++i) ratios.push_back(ours[i] / theirs[i]);
-  const double ratio = bench::Quantile(ratios);
-  std::cout << nlohmann::json{{"name", name},
-                              {"value", ratio},
-                              {"unit", "ratio"},
-                              {"peer", peer},
-                              {"ratio", ratio},
-                              {"low", bench::Quantile(ratios, 0.25)},
-                              {"high", bench::Quantile(ratios, 0.75)}}
-            << std::endl;
-}
-
 void Measure(const Options& options) {
   bench::Gang split(2, [&options](bench::Seat& seat) { return SplitWays(options, seat); });
   bench::Gang colocated(1, [&options](bench::Seat& seat) { return ColocatedWays(options, seat); });
@@ -243,17 +225,17 @@ void Measure(const Options& options) {
   split.End();
   colocated.End();
   const std::string place = "split_pair/" + options.network + "/" + (options.link.empty() ? "" : options.link + "/");
-  Line(place + "split", bench::Quantile(apart), "s");
-  Line(place + "held_back", bench::Quantile(held_back), "s");
-  Line(place + "colocated", bench::Quantile(together), "s");
+  bench::Line(place + "split", bench::Quantile(apart), "s");
+  bench::Line(place + "held_back", bench::Quantile(held_back), "s");
+  bench::Line(place + "colocated", bench::Quantile(together), "s");
   for (size_t side = 0; side < 2; ++side) {
     const std::string name = place + (side == 0 ? "low" : "full");
-    Line(name + "/waits", bench::Quantile(waits[side]), "s");
-    Line(name + "/held_back/waits", bench::Quantile(held_back_waits[side]), "s");
-    Line(name + "/sends", bytes[side], "bytes");
+    bench::Line(name + "/waits", bench::Quantile(waits[side]), "s");
+    bench::Line(name + "/held_back/waits", bench::Quantile(held_back_waits[side]), "s");
+    bench::Line(name + "/sends", bytes[side], "bytes");
   }
-  Comparison(place + "vs_colocated", "colocated", apart, together);
-  Comparison(place + "vs_held_back", "held_back", apart, held_back);
+  bench::Comparison(place + "vs_colocated", "colocated", apart, together);
+  bench::Comparison(place + "vs_held_back", "held_back", apart, held_back);
 }
 
 }  // namespace
