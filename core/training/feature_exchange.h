@@ -13,7 +13,8 @@ struct HintFeatures {
   int bits = 32;
 };
 
-// One rank's side. In each pass: Begin; Send and Receive once for each hint point, each in ascending order of the points; Finish. Functions throw when the peer is lost.
+// One rank's side. In each pass: Begin; Send and Receive once for each hint point, each in ascending order of the points; Finish. Functions throw when the peer
+// is lost.
 class FeatureExchange {
  public:
   virtual ~FeatureExchange() = default;
