@@ -5,7 +5,7 @@ import unittest
 import harness
 from harness import wait_for
 
-# One stage, long enough to be resized twice.
+# One stage, long enough to be resized twice on a fast machine, too: some 8 s on one core.
 RECIPE = """
 name: elastic
 network: convnet28
@@ -14,7 +14,7 @@ ranks: 1..2
 reduction: fixed_shards
 shards: 2
 widths: [32]
-pretrain: {epochs: 3, learning_rate: 0.05}
+pretrain: {epochs: 14, learning_rate: 0.05}
 """
 
 
@@ -54,7 +54,7 @@ class ElasticTest(harness.Case):
 
     def test_a_stage_gives_up_a_rank_for_another_job_and_takes_it_back(self):
         recipe, small = self.folder / 'elastic.yaml', self.folder / 'small.yaml'
-        recipe.write_text(RECIPE.replace('epochs: 3', 'epochs: 6'))
+        recipe.write_text(RECIPE.replace('epochs: 14', 'epochs: 24'))
         small.write_text('name: small\nnetwork: convnet28\ndata: {name: fashion_mnist, train_limit: 1024, test_limit: 100}\nwidths: [32]\npretrain: {epochs: 1}\n')
         self.server('--resize-interval-seconds', '1')
         one, two = sorted(os.sched_getaffinity(0))[:2]
