@@ -16,7 +16,7 @@ using grpc::experimental::ServerRpcInfo;
 // "CreateJob" of "/bitstair.v1.Jobs/CreateJob"; other services' methods whole, of which no more than a line's worth.
 std::string MethodOf(absl::string_view path) {
   const size_t slash = path.rfind('/');
-  return std::string(absl::StartsWith(path, "/bitstair.v1.") && slash != path.npos ? path.substr(slash + 1) : path.substr(0, 200));
+  return std::string((absl::StartsWith(path, "/bitstair.v1.") && slash != path.npos ? path.substr(slash + 1) : path).substr(0, 200));
 }
 
 class RequestReader final : public grpc::experimental::Interceptor {
