@@ -231,6 +231,13 @@ void Coordinator::OnDatasetResolved(WorkerEntry* worker, const v1::DatasetResolv
   } else {
     SettleResolving(entry);
   }
+  // What it joined is trained on the same bytes, and may name them otherwise.
+  bool news = false;
+  for (const auto& link : job.record.job_stages()) {
+    const Stage* stage = FindStage(link.stage());
+    if (stage != nullptr && HasDataOf(stage->record.spec(), answer)) news = worker->offers.insert(DataKey(stage->record.spec())).second || news;
+  }
+  if (news) UpdateWorker(*worker);
   ScheduleSoon();
 }
 

@@ -77,6 +77,12 @@ struct DataAnswer {
   bool operator==(const DataAnswer&) const = default;
 };
 
+// Whether an answer tells of the very bytes that a stage is trained on and starts from, wherever they lie.
+inline bool HasDataOf(const v1::StageSpec& stage, const DataAnswer& answer) {
+  return !answer.digest.empty() && answer.digest == stage.data_digest() &&
+         (!stage.has_initial_weights() || answer.weights_digest == stage.initial_weights_digest());
+}
+
 struct Job {
   records::JobRecord record;
   std::vector<records::EventRecord> events;  // oldest first; the last one's sequence number is next_event - 1

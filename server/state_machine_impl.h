@@ -91,6 +91,7 @@ class Machine {
   // Attempts.
   Stage* Current(const std::string& name, int generation);
   AttemptRank* FindRank(const std::string& name, int generation, int number);
+  void NameDataFor(const std::string& worker, const Stage& stage, v1::StageSpec* spec) const;
   void SendAssignment(const Stage& stage, const std::string& worker);
   void SendStop(const Stage& stage, const std::string& worker, bool graceful);
   void SendRendezvous(const Stage& stage, const std::string& worker);

@@ -292,11 +292,25 @@ void Machine::EndStage(Stage* stage, v1::StageState state, const std::string& re
   stage->progress.reset();
 }
 
+// Where this worker has the stage's data and initial weights: as one of the stage's jobs names them, for which it answered with the digests of the stage.
+void Machine::NameDataFor(const std::string& worker, const Stage& stage, v1::StageSpec* spec) const {
+  for (const auto& id : stage.jobs) {
+    const Job& job = state_.jobs.at(id);
+    const auto answer = job.data.find(worker);
+    if (answer == job.data.end() || !HasDataOf(*spec, answer->second)) continue;
+    spec->mutable_data()->set_name(job.record.spec().data().name());
+    spec->mutable_data()->set_path(job.record.spec().data().path());
+    if (spec->has_initial_weights()) spec->mutable_initial_weights()->set_path(job.record.spec().initial_weights().path());
+    return;
+  }
+}
+
 void Machine::SendAssignment(const Stage& stage, const std::string& worker) {
   v1::CoordinatorMessage message;
   auto* assign = message.mutable_assign();
   *assign->mutable_attempt() = IdOf(stage);
   *assign->mutable_spec() = stage.record.spec();
+  NameDataFor(worker, stage, assign->mutable_spec());
   // In the checkpoints: those of a training that is not shared have the same bytes.
   assign->set_stage_key(stage.record.content_key().empty() ? stage.record.key() : stage.record.content_key());
   assign->set_world_size(static_cast<int>(stage.attempt->ranks.size()));

@@ -73,6 +73,28 @@ TEST_F(CoordinatorSharingTest, TwoJobsOneTraining) {
   EXPECT_EQ(done.stages(4).checkpoint().sha256(), a.stages(4).checkpoint().sha256());
 }
 
+// The same bytes under other names on another worker: the training that waits runs there, by the names that hold there.
+TEST_F(CoordinatorSharingTest, AJoinedTrainingRunsWhereEitherJobsDataLies) {
+  ScriptedWorker small(server_->fleet.get(), {.name = "w1", .slots = 1, .weights = {{"/a/weights", kDigestA}}});
+  v1::JobSpec spec = OneStageSpec(2);
+  spec.mutable_initial_weights()->set_path("/a/weights");
+  const v1::Job first = Create(spec);
+  Planned(first);
+  ScriptedWorker large(server_->fleet.get(), {.name = "w2", .slots = 2, .datasets = {{"clothes", kDigestA}}, .weights = {{"/b/weights", kDigestA}}});
+  EXPECT_FALSE(large.Has(v1::CoordinatorMessage::kAssign)) << "nobody has told that it has the data";
+  spec.mutable_data()->set_name("clothes");
+  spec.mutable_initial_weights()->set_path("/b/weights");
+  const v1::Job second = Create(spec);
+  EXPECT_EQ(Planned(second).stages(0).shared_with(), first.name() + "/stages/W32A32");
+  const v1::AssignAttempt assign = large.ExpectAssign();
+  EXPECT_EQ(assign.attempt().stage(), first.name() + "/stages/W32A32");
+  EXPECT_EQ(assign.spec().data().name(), "clothes");
+  EXPECT_EQ(assign.spec().initial_weights().path(), "/b/weights");
+  large.Finish(assign, server_->Upload("x"));
+  server_->WaitForState(first.name(), v1::JOB_STATE_SUCCEEDED);
+  server_->WaitForState(second.name(), v1::JOB_STATE_SUCCEEDED);
+}
+
 TEST_F(CoordinatorSharingTest, ACancelledJobLeavesTheTrainingToTheOther) {
   ScriptedWorker worker(server_->fleet.get(), {});
   const v1::Job first = Create(OneStageSpec(2, 3)), second = Create(OneStageSpec(2, 3));
