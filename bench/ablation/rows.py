@@ -71,6 +71,8 @@ def tuning_rows():
     result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.07)]
     alone = ('distillation.students=[]', 'ranks=1')
     result += [quantised('distillation', 'distillation', 4, 1, alone)]
+    strong = ('quantized.learning_rate=0.05', 'distillation.temperature=4', 'distillation.student_weight=2')
+    result += [quantised('distillation_rate_0.05_temperature_4', 'distillation', 4, 1, (*alone, *strong))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 
