@@ -72,7 +72,7 @@ def tuning_rows():
     alone = ('distillation.students=[]', 'ranks=1')
     result += [quantised('distillation', 'distillation', 4, 1, alone)]
     strong = ('quantized.learning_rate=0.05', 'distillation.temperature=4', 'distillation.student_weight=2')
-    result += [quantised('distillation_rate_0.05_temperature_4', 'distillation', 4, 1, (*alone, *strong))]
+    result += [quantised('distillation_0.05_t4', 'distillation', 4, 1, (*alone, *strong))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 
