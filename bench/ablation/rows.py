@@ -71,8 +71,8 @@ def tuning_rows():
     result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.07)]
     alone = ('distillation.students=[]', 'ranks=1')
     result += [quantised('distillation', 'distillation', 4, 1, alone)]
-    strong = ('quantized.learning_rate=0.05', 'distillation.temperature=4', 'distillation.student_weight=2')
-    result += [quantised('distillation_0.05_t4', 'distillation', 4, 1, (*alone, *strong))]
+    lsq = ('quantizer=lsq', 'quantized.learning_rate=0.03', 'distillation.temperature=4', 'distillation.student_weight=1')
+    result += [quantised('lsq_distillation', 'distillation', 4, 1, (*alone, *lsq))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 

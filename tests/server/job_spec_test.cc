@@ -167,6 +167,11 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
          s->set_quantizer("pact");
          s->mutable_guided();
        }},
+      {"distillation.students", "needs quantizer: dorefa, not lsq",
+       [](auto* s) {
+         s->set_quantizer("lsq");
+         s->mutable_distillation()->add_students(2);
+       }},
       {"layer_widths", "needs quantizer: dorefa, not lsq",
        [](auto* s) {
          s->set_quantizer("lsq");

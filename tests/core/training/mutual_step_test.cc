@@ -81,18 +81,57 @@ TEST(MutualStepTest, AllNetsLearnInAnyNumericsAndComeCloserToEachOther) {
 }
 
 TEST(MutualStepTest, WeightsOfZeroTrainEachNetAsAlone) {
-  at::manual_seed(3);
-  Net teacher(Config(32)), student(Config(3)), alone(Config(3));
-  const Batch batch = RandomBatch();
-  const auto step = MutualStep::Create({student.member()}, teacher.member(), {.student_weight = 0, .teacher_weight = 0});
-  ASSERT_TRUE(step.ok()) << step.status();
-  TrainStep other(alone.network.get(), &alone.sgd, &alone.gradients);
-  for (int i = 0; i < 3; ++i) {
-    ASSERT_TRUE((*step)->Run(batch, 0.05, 0.01).ok());
-    ASSERT_TRUE(other.Run(batch, 0.05).ok());
+  for (const char* quantizer : {"dorefa", "lsq", "pact"}) {
+    SCOPED_TRACE(quantizer);
+    at::manual_seed(3);
+    NetworkConfig full = Config(32), few = Config(3);
+    full.quantizer = few.quantizer = quantizer;
+    Net teacher(full), student(few), alone(few);
+    const Batch batch = RandomBatch();
+    const auto step = MutualStep::Create({student.member()}, teacher.member(), {.student_weight = 0, .teacher_weight = 0});
+    ASSERT_TRUE(step.ok()) << step.status();
+    TrainStep other(alone.network.get(), &alone.sgd, &alone.gradients);
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE((*step)->Run(batch, 0.05, 0.01).ok());
+      ASSERT_TRUE(other.Run(batch, 0.05).ok());
+    }
+    const auto expected = NetworkToTensors(*alone.network);
+    for (const auto& [name, tensor] : NetworkToTensors(*student.network)) EXPECT_TRUE(at::equal(tensor, expected.at(name))) << name;
   }
-  const auto expected = NetworkToTensors(*alone.network);
-  for (const auto& [name, tensor] : NetworkToTensors(*student.network)) EXPECT_TRUE(at::equal(tensor, expected.at(name))) << name;
+}
+
+// Predictions do not care how weights and activations were rounded, so every quantiser can be distilled.
+TEST(MutualStepTest, LearnedScalarsLearnFromTheTeacherToo) {
+  for (const char* quantizer : {"lsq", "pact"}) {
+    SCOPED_TRACE(quantizer);
+    for (const Numerics numerics : {Numerics::kReference, Numerics::kFast}) {
+      at::manual_seed(4);
+      NetworkConfig full = Config(32, numerics), few = Config(4, numerics);
+      full.quantizer = few.quantizer = quantizer;
+      Net teacher(full), student(few), alone(few);
+      const Batch batch = RandomBatch();
+      const auto step = MutualStep::Create({student.member()}, teacher.member(), {.student_weight = 50, .teacher_weight = 0});
+      ASSERT_TRUE(step.ok()) << step.status();
+      TrainStep other(alone.network.get(), &alone.sgd, &alone.gradients);
+      MutualStepResult begin, end;
+      for (int i = 0; i < 30; ++i) {
+        const absl::StatusOr<MutualStepResult> result = (*step)->Run(batch, 0.002, 0);
+        ASSERT_TRUE(result.ok()) << result.status();
+        ASSERT_TRUE(other.Run(batch, 0.002).ok());
+        (i == 0 ? begin : end) = *result;
+      }
+      EXPECT_LT(end.divergence, begin.divergence);
+      int learned = 0;
+      const auto without = NetworkToTensors(*alone.network);
+      for (const Parameter& p : student.network->parameters()) {
+        if (p.scalar == Scalar::kNone) continue;
+        ++learned;
+        EXPECT_GT(p.latent.item<double>(), 0) << p.name;
+        EXPECT_NE(p.latent.item<double>(), without.at(p.name).item<double>()) << p.name;
+      }
+      EXPECT_GT(learned, 2);
+    }
+  }
 }
 
 TEST(MutualStepTest, AStepThatFailsNamesTheNetAndChangesNoWeight) {
