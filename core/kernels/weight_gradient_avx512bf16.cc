@@ -1,6 +1,7 @@
 #include "core/kernels/weight_gradient.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -9,16 +10,20 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-// Words: a pair of bfloat16 of neighbouring positions, the first in the low half. With "block" for the output rows worked on together:
-//   gradients  [O / kOut][pairs of the block][kOut]                       words, kOut output channels side by side
-//   inputs     [copy][row][pairs of a row][lanes]                         words of some input channels
+// Words: a pair of bfloat16 of two positions, the first in the low half. With "block" for the output rows worked on together:
+//   gradients  [O / kOut][words of the block][kOut]                       words, kOut output channels side by side
+//   inputs     [copy][plane][row][words of a row][lanes]                  words of some input channels
 //   sum        [I / lanes][kh][kw][O / kOut][kOut][lanes]                 floats
-// Input pairs begin at column 2 s q + kw - p: positions kw and kw + 2 s have the same ones, shifted by one; so there are min(k, 2 s) copies.
+// A plane is what makes one image of words, in one of two ways:
+//   two images   a word is one position of images 2n and 2n + 1. Nothing else moves, so positions outside of the image are left out. For an even number of
+//                images.
+//   columns      of one image, 2q and 2q + 1. Input words begin at column 2 s q + kw - p: kw and kw + 2 s have the same ones, shifted by one; so there are
+//                min(k, 2 s) copies. Columns outside of the image are zeros.
 namespace bitstair::core {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kPairsOfBlock = 512;  // about; more would leave the second-level cache, fewer load and store the sums more often
+constexpr int64_t kWordsOfBlock = 512;  // about; more would leave the second-level cache, fewer load and store the sums more often
 
 // A tile of sums in registers: kOut output channels times kInputs registers of input channels.
 template <int64_t kOut_, int64_t kInputs_>
@@ -30,39 +35,50 @@ using Narrow = Tile<16, 1>;
 
 struct Geometry {
   ConvolutionShape shape;
-  int64_t images, height, width, out_height, out_width;
-  int64_t pairs;     // of an output row
+  int64_t height, width, out_height, out_width;
+  bool two_images;
+  int64_t planes;
+  int64_t words;     // of an output row
   int64_t copies;    // of the inputs
-  int64_t in_pairs;  // of a row of a copy
+  int64_t in_words;  // of a row of a copy
 
   Geometry(const ConvolutionShape& s, int64_t n, int64_t h, int64_t w)
       : shape(s),
-        images(n),
         height(h),
         width(w),
         out_height(s.Out(h)),
         out_width(s.Out(w)),
-        pairs((out_width + 1) / 2),
-        copies(std::min(s.kernel, 2 * s.stride)),
-        in_pairs(pairs + (s.kernel - 1) / (2 * s.stride)) {}
+        two_images(n % 2 == 0),
+        planes(two_images ? n / 2 : n),
+        words(two_images ? out_width : (out_width + 1) / 2),
+        copies(two_images ? 1 : std::min(s.kernel, 2 * s.stride)),
+        in_words(two_images ? width : words + (s.kernel - 1) / (2 * s.stride)) {}
+
+  // Output columns whose input column exists, of the kernel's column kw, when words are two images'.
+  int64_t FirstColumn(int64_t kw) const { return std::max<int64_t>(0, (shape.padding - kw + shape.stride - 1) / shape.stride); }
+  int64_t EndColumn(int64_t kw) const {
+    const int64_t last = width - 1 + shape.padding - kw;
+    return last < 0 ? 0 : std::min(out_width, last / shape.stride + 1);
+  }
 };
 
-// Output rows [begin, end) of images [first, last): several whole images, or rows of one.
+// Output rows [begin, end) of planes [first, last): several whole planes, or rows of one.
 struct Block {
   int64_t first, last, begin, end;
-  int64_t rows() const { return (last - first) * (end - begin); }
+  int64_t planes() const { return last - first; }
+  int64_t rows() const { return planes() * (end - begin); }
 };
 
 std::vector<Block> BlocksOf(const Geometry& g) {
   std::vector<Block> blocks;
-  const int64_t of_image = g.out_height * g.pairs;
-  if (of_image <= kPairsOfBlock) {
-    const int64_t step = kPairsOfBlock / std::max<int64_t>(1, of_image);
-    for (int64_t n = 0; n < g.images; n += step) blocks.push_back({n, std::min(g.images, n + step), 0, g.out_height});
+  const int64_t of_plane = g.out_height * g.words;
+  if (of_plane <= kWordsOfBlock) {
+    const int64_t step = kWordsOfBlock / std::max<int64_t>(1, of_plane);
+    for (int64_t n = 0; n < g.planes; n += step) blocks.push_back({n, std::min(g.planes, n + step), 0, g.out_height});
     return blocks;
   }
-  const int64_t step = std::max<int64_t>(1, kPairsOfBlock / g.pairs);
-  for (int64_t n = 0; n < g.images; ++n) {
+  const int64_t step = std::max<int64_t>(1, kWordsOfBlock / g.words);
+  for (int64_t n = 0; n < g.planes; ++n) {
     for (int64_t r = 0; r < g.out_height; r += step) blocks.push_back({n, n + 1, r, std::min(g.out_height, r + step)});
   }
   return blocks;
@@ -83,19 +99,21 @@ BITSTAIR_TARGET inline __m512i PairOf(const uint8_t* a, const uint8_t* b) {
   return _mm512_or_si512(_mm512_srli_epi32(FloatBitsOf(a), 16), FloatBitsOf(b));
 }
 
-// Gradients of the block's rows [begin, end) (counted through its images) as words.
+// Gradients of the block's rows [begin, end) (counted through its planes) as words.
 template <typename T>
 BITSTAIR_TARGET void PackGradients(const Geometry& g, const Block& block, const uint16_t* grad_y, int64_t begin, int64_t end, uint32_t* words) {
-  const int64_t channels = g.shape.out_channels, rows_of_image = block.end - block.begin, total = block.rows() * g.pairs;
+  const int64_t channels = g.shape.out_channels, rows_of_plane = block.end - block.begin, total = block.rows() * g.words;
+  const int64_t images = g.two_images ? 2 : 1, columns = g.two_images ? 1 : 2;
+  const int64_t partner = g.two_images ? g.out_height * g.out_width * channels : channels;
   for (int64_t r = begin; r < end; ++r) {
-    const int64_t row = (block.first + r / rows_of_image) * g.out_height + block.begin + r % rows_of_image;
+    const int64_t row = (block.first + r / rows_of_plane) * images * g.out_height + block.begin + r % rows_of_plane;
     const uint16_t* from = grad_y + row * g.out_width * channels;
-    for (int64_t q = 0; q < g.pairs; ++q) {
-      const uint16_t* a = from + 2 * q * channels;
-      const bool single = 2 * q + 1 == g.out_width;
+    for (int64_t q = 0; q < g.words; ++q) {
+      const uint16_t* a = from + q * columns * channels;
+      const bool single = columns == 2 && 2 * q + 1 == g.out_width;
       for (int64_t o = 0; o < channels; o += kLanes) {
-        const __m512i pair = PairOf(a + o, single ? nullptr : a + channels + o);
-        uint32_t* to = words + (o / T::kOut * total + r * g.pairs + q) * T::kOut;
+        const __m512i pair = PairOf(a + o, single ? nullptr : a + partner + o);
+        uint32_t* to = words + (o / T::kOut * total + r * g.words + q) * T::kOut;
         if constexpr (T::kOut == kLanes) {
           _mm512_storeu_si512(to, pair);
         } else {
@@ -108,9 +126,9 @@ BITSTAIR_TARGET void PackGradients(const Geometry& g, const Block& block, const 
   }
 }
 
-// Input channels [channel, channel + width of T) of the block's images as words. Rows: those of the images that the block reads, all of one image together.
+// The input rows that a block reads, of each of its planes.
 struct InputRows {
-  int64_t first, count;  // of an image
+  int64_t first, count;
 };
 InputRows RowsOf(const Geometry& g, const Block& block) {
   const int64_t first = std::max<int64_t>(0, block.begin * g.shape.stride - g.shape.padding);
@@ -118,19 +136,23 @@ InputRows RowsOf(const Geometry& g, const Block& block) {
   return {first, std::max<int64_t>(0, last - first)};
 }
 
+// Input channels [channel, channel + width of T) of the block's planes as words.
 template <typename T, typename X>
 BITSTAIR_TARGET void PackInputs(const Geometry& g, const Block& block, const X* x, int64_t channel, uint32_t* words) {
   const InputRows rows = RowsOf(g, block);
-  const int64_t channels = g.shape.in_channels, stride = g.shape.stride;
+  const int64_t channels = g.shape.in_channels, stride = g.shape.stride, image = g.height * g.width * channels;
   for (int64_t copy = 0; copy < g.copies; ++copy) {
     for (int64_t n = block.first; n < block.last; ++n) {
       for (int64_t r = 0; r < rows.count; ++r) {
-        const X* row = x + ((n * g.height + rows.first + r) * g.width) * channels + channel;
-        uint32_t* to = words + ((copy * (block.last - block.first) + n - block.first) * rows.count + r) * g.in_pairs * T::kWidth;
-        for (int64_t q = 0; q < g.in_pairs; ++q) {
-          const int64_t c = 2 * stride * q + copy - g.shape.padding, d = c + stride;
-          const X* a = c >= 0 && c < g.width ? row + c * channels : nullptr;
-          const X* b = d >= 0 && d < g.width ? row + d * channels : nullptr;
+        const X* row = x + (g.two_images ? 2 * n : n) * image + (rows.first + r) * g.width * channels + channel;
+        uint32_t* to = words + ((copy * block.planes() + n - block.first) * rows.count + r) * g.in_words * T::kWidth;
+        for (int64_t q = 0; q < g.in_words; ++q) {
+          const X *a = row + q * channels, *b = a + image;
+          if (!g.two_images) {
+            const int64_t c = 2 * stride * q + copy - g.shape.padding, d = c + stride;
+            a = c >= 0 && c < g.width ? row + c * channels : nullptr;
+            b = d >= 0 && d < g.width ? row + d * channels : nullptr;
+          }
           for (int64_t l = 0; l < T::kInputs; ++l) {
             _mm512_storeu_si512(to + q * T::kWidth + l * kLanes, PairOf(a != nullptr ? a + l * kLanes : nullptr, b != nullptr ? b + l * kLanes : nullptr));
           }
@@ -155,12 +177,16 @@ BITSTAIR_TARGET void AddTile(const Geometry& g, const Block& block, const uint32
   for (int64_t o = 0; o < T::kOut; ++o) {
     for (int64_t l = 0; l < T::kInputs; ++l) total[o][l] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(sum + o * T::kWidth + l * kLanes);
   }
-  for (int64_t n = 0; n < block.last - block.first; ++n) {
-    const uint32_t* plane = inputs + ((kw % period * (block.last - block.first) + n) * rows.count) * g.in_pairs * T::kWidth;
+  // Words [first, last) of an output row read every step-th word of an input row, from `offset` on, of this copy.
+  const int64_t first = g.two_images ? g.FirstColumn(kw) : 0, last = g.two_images ? g.EndColumn(kw) : g.words;
+  const int64_t offset = g.two_images ? first * stride + kw - g.shape.padding : kw / period;
+  const int64_t step = g.two_images ? stride * T::kWidth : T::kWidth, copy = g.two_images ? 0 : kw % period;
+  for (int64_t n = 0; n < block.planes(); ++n) {
+    const uint32_t* plane = inputs + ((copy * block.planes() + n) * rows.count) * g.in_words * T::kWidth;
     for (int64_t r = begin; r < end; ++r) {
-      const uint32_t* b = plane + ((r * stride + kh - g.shape.padding - rows.first) * g.in_pairs + kw / period) * T::kWidth;
-      const uint32_t* a = gradients + (n * (block.end - block.begin) + r - block.begin) * g.pairs * T::kOut;
-      for (int64_t q = 0; q < g.pairs; ++q, a += T::kOut, b += T::kWidth) {
+      const uint32_t* b = plane + ((r * stride + kh - g.shape.padding - rows.first) * g.in_words + offset) * T::kWidth;
+      const uint32_t* a = gradients + ((n * (block.end - block.begin) + r - block.begin) * g.words + first) * T::kOut;
+      for (int64_t q = first; q < last; ++q, a += T::kOut, b += step) {
         __m512bh in[T::kInputs];
 #pragma GCC unroll 2
         for (int64_t l = 0; l < T::kInputs; ++l) in[l] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + l * kLanes));
@@ -181,20 +207,22 @@ BITSTAIR_TARGET void AddTile(const Geometry& g, const Block& block, const uint32
 template <typename T, typename X>
 void Add(const Geometry& g, const X* x, const uint16_t* grad_y, bool fresh, float* sum) {
   const int64_t outs = g.shape.out_channels / T::kOut, ins = g.shape.in_channels / T::kWidth, k = g.shape.kernel;
-  std::vector<uint32_t> gradients;
-  for (const Block& block : BlocksOf(g)) {
-    const int64_t total = block.rows() * g.pairs;
-    gradients.resize(static_cast<size_t>(total * g.shape.out_channels));
-    at::parallel_for(0, block.rows(), 1, [&](int64_t begin, int64_t end) { PackGradients<T>(g, block, grad_y, begin, end, gradients.data()); });
-    const int64_t in_words = g.copies * (block.last - block.first) * RowsOf(g, block).count * g.in_pairs * T::kWidth;
+  const std::vector<Block> blocks = BlocksOf(g);
+  // The first block is as large as any.
+  const auto size = static_cast<size_t>(blocks[0].rows() * g.words * g.shape.out_channels);
+  const auto gradients = std::make_unique_for_overwrite<uint32_t[]>(size);
+  for (const Block& block : blocks) {
+    const int64_t total = block.rows() * g.words;
+    at::parallel_for(0, block.rows(), 1, [&](int64_t begin, int64_t end) { PackGradients<T>(g, block, grad_y, begin, end, gradients.get()); });
+    const auto in_words = static_cast<size_t>(g.copies * block.planes() * RowsOf(g, block).count * g.in_words * T::kWidth);
     at::parallel_for(0, ins, 1, [&](int64_t begin, int64_t end) {
-      std::vector<uint32_t> inputs(static_cast<size_t>(in_words));
+      const auto inputs = std::make_unique_for_overwrite<uint32_t[]>(in_words);
       for (int64_t i = begin; i < end; ++i) {
-        PackInputs<T>(g, block, x, i * T::kWidth, inputs.data());
+        PackInputs<T>(g, block, x, i * T::kWidth, inputs.get());
         for (int64_t kh = 0; kh < k; ++kh) {
           for (int64_t kw = 0; kw < k; ++kw) {
             for (int64_t o = 0; o < outs; ++o) {
-              AddTile<T>(g, block, gradients.data() + o * total * T::kOut, inputs.data(), kh, kw, fresh,
+              AddTile<T>(g, block, gradients.get() + o * total * T::kOut, inputs.get(), kh, kw, fresh,
                          sum + (((i * k + kh) * k + kw) * outs + o) * T::kOut * T::kWidth);
             }
           }

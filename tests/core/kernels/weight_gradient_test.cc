@@ -43,11 +43,13 @@ struct Case {
   ConvolutionShape shape;
   int64_t images, height, width;
 };
-// Both tiles, strides, odd sizes, single pixels, more padding than image, rows in several blocks (70x40), several images in a block.
+// Both tiles, strides, odd sizes, single pixels, more padding than image, rows in several blocks (70x40), several images in a block; even numbers of images,
+// which are worked on in twos, and odd ones.
 const Case kCases[] = {{{16, 16, 3, 1, 1}, 3, 8, 8},   {{16, 32, 3, 2, 1}, 2, 9, 7},   {{32, 16, 3, 1, 1}, 5, 7, 7},  {{64, 48, 3, 2, 1}, 2, 8, 8},
                        {{32, 64, 1, 2, 0}, 2, 5, 6},   {{48, 16, 1, 1, 0}, 1, 1, 1},   {{16, 16, 5, 1, 2}, 2, 3, 2},  {{32, 32, 3, 1, 1}, 2, 70, 40},
                        {{32, 16, 7, 2, 3}, 1, 11, 12}, {{16, 16, 3, 3, 1}, 2, 10, 11}, {{32, 32, 3, 1, 1}, 33, 4, 3}, {{16, 16, 3, 1, 2}, 1, 2, 1},
-                       {{32, 16, 3, 1, 0}, 1, 3, 3}};
+                       {{32, 16, 3, 1, 0}, 1, 3, 3},   {{32, 32, 3, 1, 1}, 1, 70, 40}, {{32, 32, 3, 1, 1}, 34, 4, 3}, {{16, 16, 3, 1, 2}, 2, 2, 1},
+                       {{32, 16, 7, 2, 3}, 4, 11, 12}, {{16, 16, 3, 1, 1}, 14, 14, 14}};
 
 class WeightGradientTest : public testing::Test {
  protected:
