@@ -60,18 +60,17 @@ constexpr int64_t GreatestCode(int bits) {
   a = a > 10.0f ? 10.0f : a;
   const float y = a + a;
   const float k = std::rint(y * 1.44269504f);
-  const float r = (y - k * 0.693145751953125f) - k * 1.42860682e-6f;  // ln 2 in two parts: the first product is exact
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
+  const float r = std::fma(k, -1.42860682e-6f, std::fma(k, -0.693145751953125f, y));  // ln 2 in two parts
+  float p = std::fma(1.0f / 5040.0f, r, 1.0f / 720.0f);
+  p = std::fma(p, r, 1.0f / 120.0f);
+  p = std::fma(p, r, 1.0f / 24.0f);
+  p = std::fma(p, r, 1.0f / 6.0f);
+  p = std::fma(p, r, 0.5f);
+  p = std::fma(p, r, 1.0f);
   p = p * r;
   // As above; k is at most 29.
   const float power = std::bit_cast<float>((std::bit_cast<uint32_t>(k + 12582912.0f) + 127) << 23);
-  const float e = power * p + (power - 1.0f);
+  const float e = std::fma(power, p, power - 1.0f);
   const float t = e / (e + 2.0f);
   return x < 0 ? -t : t;
 }
