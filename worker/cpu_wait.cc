@@ -1,23 +1,51 @@
 #include "worker/cpu_wait.h"
 
-#include <cstdint>
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace bitstair::worker {
+namespace {
 
-std::optional<double> CpuWaitSeconds(pid_t pid) {
+// Whether a thread runs or is ready to; its name, which stands before the state in parentheses, may have any characters.
+bool IsReady(const std::filesystem::path& thread) {
+  std::ifstream file(thread / "stat");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const size_t end_of_name = text.rfind(") ");
+  return end_of_name != std::string::npos && text.size() > end_of_name + 2 && text[end_of_name + 2] == 'R';
+}
+
+}  // namespace
+
+double CpuWait::Since(double passed) {
+  double sum = 0;
+  std::map<std::string, Thread> before = std::exchange(threads_, {});
   std::error_code error;
-  std::optional<double> sum;
-  std::filesystem::directory_iterator thread(absl::StrCat("/proc/", pid, "/task"), error);
-  for (; !error && thread != std::filesystem::directory_iterator(); thread.increment(error)) {
-    uint64_t ran = 0, waited = 0;  // nanoseconds
-    if (std::ifstream(thread->path() / "schedstat") >> ran >> waited) sum = sum.value_or(0) + 1e-9 * static_cast<double>(waited);
+  std::filesystem::directory_iterator entry(absl::StrCat("/proc/", pid_, "/task"), error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    const bool ready = IsReady(entry->path());
+    uint64_t ran = 0, waited = 0;
+    if (!(std::ifstream(entry->path() / "schedstat") >> ran >> waited)) continue;
+    const auto known = before.find(entry->path().filename().string());
+    Thread thread = known != before.end() ? known->second : Thread{};
+    if (ready && known != before.end() && ran == thread.ran && waited == thread.waited) {
+      sum += passed;
+      thread.ahead += passed;
+    } else {
+      const double told = 1e-9 * static_cast<double>(waited - std::min(waited, thread.waited));
+      sum += std::max(0.0, told - thread.ahead);
+      thread.ahead = std::max(0.0, thread.ahead - told);
+    }
+    thread.ran = ran;
+    thread.waited = waited;
+    threads_.emplace(entry->path().filename().string(), thread);
   }
-  return sum;
+  return std::min(sum, passed);
 }
 
 }  // namespace bitstair::worker

@@ -24,7 +24,6 @@ extern "C" {
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "worker/cpu_wait.h"
 
 namespace bitstair::worker {
 namespace {
@@ -143,6 +142,7 @@ absl::StatusOr<std::shared_ptr<TrainerProcess>> TrainerProcess::Start(asio::io_c
   struct stat info {};
   fstat(log_file.get(), &info);
   process->pid_ = pid;
+  process->cpu_wait_.emplace(pid);
   process->log_bytes_ = info.st_size;
   process->log_file_ = log_file.release();
   process->socket_.assign(asio::local::stream_protocol(), own_socket.release());
@@ -251,9 +251,7 @@ void TrainerProcess::Excuse(std::chrono::duration<double> time) {
 
 // A machine that others keep busy makes steps long, and no trainer stalled. One that hangs sleeps, and is excused nothing.
 void TrainerProcess::ExcuseStarvation(Clock::duration passed) {
-  const double waited = CpuWaitSeconds(pid_).value_or(cpu_wait_);
-  // Below: threads that have ended took their share of the sum along.
-  const std::chrono::duration<double> starved(std::clamp(waited - std::exchange(cpu_wait_, waited), 0.0, std::chrono::duration<double>(passed).count()));
+  const std::chrono::duration<double> starved(cpu_wait_->Since(std::chrono::duration<double>(passed).count()));
   Excuse(starved);
   if (callbacks_.on_starved && starved > kWatchPeriod / 4) callbacks_.on_starved(starved);
   const auto excused = std::chrono::duration_cast<Clock::duration>(std::exchange(excused_, std::chrono::duration<double>(0)));

@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "bitstair/v1/trainer.pb.h"
+#include "worker/cpu_wait.h"
 #include "worker/trainer_frames.h"
 
 namespace bitstair::worker {
@@ -124,7 +126,7 @@ class TrainerProcess : public std::enable_shared_from_this<TrainerProcess> {
   std::string log_tail_;
 
   Clock::time_point last_watch_;
-  double cpu_wait_ = 0;                       // seconds, as of last_watch_
+  std::optional<CpuWait> cpu_wait_;           // as of last_watch_
   std::chrono::duration<double> excused_{0};  // since last_watch_
   Clock::time_point last_sign_;
   bool heard_ = false;

@@ -124,6 +124,15 @@ TEST_F(TrainerProcessTest, TimeWithoutAProcessorDoesNotCount) {
   EXPECT_GT(std::chrono::steady_clock::now() - begin, milliseconds(1200)) << "nothing was tested";
 }
 
+// The kernel tells of a wait when it is over; this one is longer than the phase may take.
+TEST_F(TrainerProcessTest, AWaitForAProcessorThatGoesOnDoesNotCount) {
+  const auto begin = std::chrono::steady_clock::now();
+  Start("idle_class");
+  const TrainerExit exit = Finish();
+  EXPECT_EQ(exit.cause, v1::EXIT_CAUSE_FINISHED) << exit.message;
+  EXPECT_GT(std::chrono::steady_clock::now() - begin, milliseconds(1200)) << "nothing was tested";
+}
+
 TEST_F(TrainerProcessTest, SilenceIsKilled) {
   command_.timing.silence = milliseconds(700);
   Start("silent");
