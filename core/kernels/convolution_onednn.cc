@@ -60,6 +60,20 @@ void Run(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& desc
   Stream().wait();
 }
 
+// oneDNN decides about threads when it makes a primitive: while this lives, for one.
+class ForOneThread {
+ public:
+  explicit ForOneThread(bool wanted) : before_(omp_get_max_threads()) {
+    if (wanted) omp_set_num_threads(1);
+  }
+  ForOneThread(const ForOneThread&) = delete;
+  ForOneThread& operator=(const ForOneThread&) = delete;
+  ~ForOneThread() { omp_set_num_threads(before_); }
+
+ private:
+  const int before_;
+};
+
 bool CpuHas(const char* flag) {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);) {
@@ -272,6 +286,8 @@ class Primitives {
       attributes.set_scales_mask(DNNL_ARG_SRC, 0);
       arguments[DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC] = Wrap(memory::desc({1}, Type::f32, memory::format_tag::x), *scale);
     }
+    // Made for several threads and run by one, it would add up what the others never wrote: a share of the sums of int8 weights that each thread has.
+    const ForOneThread for_one(at::in_parallel_region());
     const dnnl::reorder::primitive_desc desc(from, to, attributes);
     Run(dnnl::reorder(desc), desc, std::move(arguments));
   }
@@ -291,15 +307,13 @@ class Primitives {
     return entries[SizeOf(x)];
   }
 
-  // make(), unless the primitive exists. oneDNN decides about threads when it makes a primitive.
+  // make(), unless the primitive exists.
   template <typename F>
   void Once(const dnnl::primitive& primitive, F&& make) {
     const std::lock_guard lock(mutex_);
     if (primitive) return;
-    const int before = omp_get_max_threads();
-    if (alone_) omp_set_num_threads(1);
+    const ForOneThread for_one(alone_);
     make();
-    omp_set_num_threads(before);
   }
 
   OfSize& For(const at::Tensor& x) {

@@ -106,8 +106,9 @@ TEST(InputGradientOfCodesTest, EqualsTheConvolutionsGradient) {
     ConvolutionShape shape;
     int64_t size, images, bits;
   };
-  for (const Case& c : {Case{{16, 32, 3, 1, 1}, 9, 3, 4}, Case{{16, 32, 3, 2, 1}, 9, 2, 4}, Case{{16, 32, 3, 2, 1}, 8, 2, 7}, Case{{5, 7, 1, 2, 0}, 8, 2, 2},
-                        Case{{512, 512, 3, 1, 1}, 3, 1, 7}, Case{{64, 16, 5, 1, 2}, 6, 2, 1}}) {
+  for (const Case& c :
+       {Case{{16, 32, 3, 1, 1}, 9, 3, 4}, Case{{16, 32, 3, 2, 1}, 9, 2, 4}, Case{{16, 32, 3, 2, 1}, 8, 2, 7}, Case{{5, 7, 1, 2, 0}, 8, 2, 2},
+        Case{{512, 512, 3, 1, 1}, 3, 1, 7}, Case{{64, 16, 5, 1, 2}, 6, 2, 1}, Case{{256, 64, 1, 1, 0}, 2, 4, 3}, Case{{4, 4, 3, 1, 1}, 8, 4, 3}}) {
     const int64_t n = (1 << c.bits) - 1, out = c.shape.Out(c.size);
     for (const bool greatest : {false, true}) {
       const at::Tensor w =
@@ -118,13 +119,24 @@ TEST(InputGradientOfCodesTest, EqualsTheConvolutionsGradient) {
       const at::Tensor x = at::zeros({c.images, c.shape.in_channels, c.size, c.size}, at::kDouble);
       const at::Tensor expected = std::get<0>(at::convolution_backward(q.to(at::kDouble), x, w.to(at::kDouble), std::nullopt, {c.shape.stride, c.shape.stride},
                                                                        {c.shape.padding, c.shape.padding}, {1, 1}, false, {0, 0}, 1, {true, false, false}));
+      const at::Tensor codes = q.permute({0, 2, 3, 1}).contiguous().to(at::kChar);
       Convolution convolution(c.shape);
       convolution.SetWeights(w.to(at::kChar), n);
-      convolution.BeginBackward();
-      at::Tensor got = at::empty({c.images, c.size, c.size, c.shape.in_channels}, FastFloat());
-      convolution.InputGradientOfCodes(q.permute({0, 2, 3, 1}).contiguous().to(at::kChar), got);
-      EXPECT_TRUE(got.permute({0, 3, 1, 2}).to(at::kDouble).equal(expected.to(FastFloat()).to(at::kDouble)))
-          << c.shape.in_channels << "->" << c.shape.out_channels << " k" << c.shape.kernel << " s" << c.shape.stride;
+      for (const bool on_one_thread : {false, true}) {
+        convolution.BeginBackward();
+        at::Tensor got = at::empty({c.images, c.size, c.size, c.shape.in_channels}, FastFloat());
+        if (on_one_thread) {  // of several, as groups of images are worked on
+          at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+            // What a buffer holds before must not matter.
+            for (int i = 0; i < 16; ++i) at::full({1 << (8 + i % 4)}, 0x5a5a5a5a, at::kInt);
+            if (begin == 0 && end > 0) convolution.InputGradientOfCodes(codes, got);
+          });
+        } else {
+          convolution.InputGradientOfCodes(codes, got);
+        }
+        EXPECT_TRUE(got.permute({0, 3, 1, 2}).to(at::kDouble).equal(expected.to(FastFloat()).to(at::kDouble)))
+            << c.shape.in_channels << "->" << c.shape.out_channels << " k" << c.shape.kernel << " s" << c.shape.stride << " on one thread " << on_one_thread;
+      }
     }
   }
 }
