@@ -33,19 +33,19 @@ double CpuWait::Since(double passed) {
     if (!(std::ifstream(entry->path() / "schedstat") >> ran >> waited)) continue;
     const auto known = before.find(entry->path().filename().string());
     Thread thread = known != before.end() ? known->second : Thread{};
-    if (ready && known != before.end() && ran == thread.ran && waited == thread.waited) {
-      sum += passed;
-      thread.ahead += passed;
-    } else {
-      const double told = 1e-9 * static_cast<double>(waited - std::min(waited, thread.waited));
-      sum += std::max(0.0, told - thread.ahead);
-      thread.ahead = std::max(0.0, thread.ahead - told);
-    }
+    const double told = 1e-9 * static_cast<double>(waited - std::min(waited, thread.waited));
+    double here = std::max(0.0, told - thread.ahead);
+    if (ready && known != before.end()) here = std::max(here, passed - 1e-9 * static_cast<double>(ran - std::min(ran, thread.ran)));
+    thread.ahead = std::max(0.0, thread.ahead + here - told);
+    sum += here;
     thread.ran = ran;
     thread.waited = waited;
     threads_.emplace(entry->path().filename().string(), thread);
   }
-  return std::min(sum, passed);
+  unexcused_ += passed;
+  const double excused = std::min(sum, unexcused_);
+  unexcused_ -= excused;
+  return excused;
 }
 
 }  // namespace bitstair::worker
