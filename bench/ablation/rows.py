@@ -50,7 +50,8 @@ def test_rows():
     result += [quantised(method, recipe, bits, 1) for bits in (4, 2) for method, recipe in [('ts_guided', 'guided_ts'), ('pq_guided', 'guided_pq')]]
     result += [quantised(method, recipe, 4, 1) for method, recipe in [('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq')]]
     result += [quantised('per_stage', 'ts_pq', 2, 1, ('order=per_stage',))]
-    result += [quantised(method, method, bits, 1) for method in ('lsq', 'pact', 'stochastic') for bits in (2, 4) if (method, bits) != ('lsq', 4)]
+    result += [quantised(method, method, bits, 1) for method in ('lsq', 'pact') for bits in (2, 4) if (method, bits) != ('lsq', 4)]
+    result += [quantised('stochastic', 'stochastic', bits, 1, ('ranks=1',)) for bits in (2, 4)]
     return result
 
 
