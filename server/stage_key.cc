@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "core/digest/sha256.h"
+#include "core/version/numerics_version.h"
 
 namespace bitstair::server {
 namespace {
@@ -134,7 +135,7 @@ std::string CanonicalJson(const nlohmann::json& value) {
 
 std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& parent_key) {
   nlohmann::json document = {
-      {"numerics_version", kNumericsVersion},
+      {"numerics_version", core::kNumericsVersion},
       {"network", stage.network()},
       {"weight_bits", stage.weight_bits()},
       {"activation_bits", stage.activation_bits()},

@@ -9,9 +9,6 @@
 
 namespace bitstair::server {
 
-// Part of every key; goes up whenever the same spec would give other bits.
-inline constexpr int kNumericsVersion = 3;
-
 // RFC 8785 (JSON Canonicalization Scheme): keys sorted by UTF-16 code units, no blanks, numbers as ECMAScript writes them.
 // `value` holds no NaN or infinity and no integer beyond 2^53 (those are written as strings by the caller); strings are valid UTF-8.
 std::string CanonicalJson(const nlohmann::json& value);

@@ -12,12 +12,12 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "core/version/numerics_version.h"
 
 namespace bitstair::worker {
 namespace {
 
 constexpr char kLibTorchVersion[] = "2.11.0";
-constexpr int kNumericsVersion = 3;
 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 constexpr int kMajor = 75;
 constexpr int kMinor = 76;
@@ -123,7 +123,7 @@ std::vector<v1::Slot> CpuSlots(int slots, int cores) {
 }
 
 std::string NumericProfile(const std::string& device, int threads) {
-  return absl::StrCat(device, "-threads", threads, "-libtorch", kLibTorchVersion, "-numerics", kNumericsVersion);
+  return absl::StrCat(device, "-threads", threads, "-libtorch", kLibTorchVersion, "-numerics", core::kNumericsVersion);
 }
 
 Devices FindDevices(int cpu_slots) {

@@ -17,6 +17,7 @@
 #include "core/nn/network_state.h"
 #include "core/quant/quantizer.h"
 #include "core/training/calibrate.h"
+#include "core/version/numerics_version.h"
 #include "worker/trainer/stage_config.h"
 
 namespace bitstair::trainer {
@@ -24,7 +25,6 @@ namespace {
 
 constexpr int64_t kCalibrationImages = 2048;
 constexpr int kCalibrationBatch = 128;
-constexpr int kNumericsVersion = 3;  // as in server/stage_key.h
 
 constexpr char kStartPrefix[] = "full/start/";
 
@@ -300,7 +300,7 @@ std::string ParametersDigest(const std::vector<StageNet>& nets) {
 
 std::string NumericProfile(const v1::StartTrainer& start) {
   return absl::StrCat("cpu-", at::get_cpu_capability(), "-", c10::toString(core::FastFloat()), "-threads", at::get_num_threads(),
-                      PartsOf(start).fixed ? "-shards" : "-ranks", PartsOf(start).count, "-libtorch", TORCH_VERSION, "-numerics", kNumericsVersion);
+                      PartsOf(start).fixed ? "-shards" : "-ranks", PartsOf(start).count, "-libtorch", TORCH_VERSION, "-numerics", core::kNumericsVersion);
 }
 
 }  // namespace bitstair::trainer

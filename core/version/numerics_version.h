@@ -1,0 +1,9 @@
+// Which bits a training step gives.
+#pragma once
+
+namespace bitstair::core {
+
+// Part of every stage's key and of every numeric profile; goes up whenever the same spec would give other bits.
+inline constexpr int kNumericsVersion = 4;
+
+}  // namespace bitstair::core
