@@ -18,7 +18,7 @@ using PatternOf = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 constexpr int64_t kStrip = 128;
 
 // Whether a code that was computed with TanhFast could differ from the exact one: y = n (t/(2M) + 1/2) lies near the middle between two integers. TanhFast is
-// off by at most 4 units in the last place: y by n 2^-22, and by less than that again through the roundings of both formulas. The margin is twice the sum.
+// off by at most 4 units in the last place: y by n 2^-22, and by about as much through the roundings of both formulas. The margin is almost twice the sum.
 [[gnu::always_inline]] inline bool NearTie(float y, float n) {
   const float off = y - std::rint(y);
   return 0.5f - (off < 0 ? -off : off) < n * 1e-6f + 1e-6f;

@@ -2,8 +2,8 @@
 //
 //   dW[o, i, kh, kw] = sum over n, oh, ow of dY[n, oh, ow, o] X[n, oh s + kh - p, ow s + kw - p, i]
 //
-// A matrix product whose inner dimension are positions: neighbouring positions of a row become the pairs that the instruction multiplies and adds. X may be
-// codes, which become bfloat16 while they are put in pairs: exact, since codes have at most 8 bits.
+// A matrix product whose inner dimension are positions: the same one of two images, or two neighbouring ones of a row, become the pairs that the instruction
+// multiplies and adds. X may be codes, which become bfloat16 while they are put in pairs: exact, since codes have at most 8 bits.
 #pragma once
 
 #include <cstdint>
