@@ -70,6 +70,9 @@ def tuning_rows():
                quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
     # Four bits: LSQ's learning rate, and learning from the teacher's predictions.
     result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.07)]
+    # ... and the other quantisers', with shortcuts that are not rounded too.
+    result += [quantised(f'pact_rate_{rate}', 'pact', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
+    result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, ('shortcut_values=float', f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
     alone = ('distillation.students=[]', 'ranks=1')
     result += [quantised('distillation', 'distillation', 4, 1, alone)]
     lsq = ('quantizer=lsq', 'quantized.learning_rate=0.03', 'distillation.temperature=4', 'distillation.student_weight=1')

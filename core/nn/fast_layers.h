@@ -52,7 +52,8 @@ struct SumsGradient {
 
 struct FastSums {
   std::vector<int64_t> size;  // [N, H, W, C]
-  // Training: of all images, int16 or int32 integers or FastFloat(). The mean and (biased) variance of S over the batch are float64.
+  // Training: of all images, int16 or int32 integers, FastFloat() or, until FastNormalize has read them, float32. The mean and (biased) variance of S over the
+  // batch are float64.
   at::Tensor sums;
   at::Tensor mean, variance;
   at::Tensor token;

@@ -79,6 +79,12 @@ void MakeAlike(at::Tensor& a, at::Tensor& b) {
   b = b.to(type);
 }
 
+// Float sums were computed in float32 for the sake of the codes (docs/adr/0010). These are made now, and gradients are of FastFloat() anyway: the sums wait
+// for the backward pass in half the memory. A quantiser that learns its rounding reads them once more for the codes, and gets them as they are.
+void KeepForBackward(at::Tensor& sums) {
+  if (sums.is_floating_point() && sums.scalar_type() != FastFloat()) sums = sums.to(FastFloat());
+}
+
 // The same activation as floats: its gradient goes to the parts of the codes, of which a step is worth features.scale.
 Features ViewOf(const Features& features, at::Tensor numbers) {
   Features view{{}, 1, 0, NewFeatures(std::move(numbers))};
@@ -303,6 +309,10 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   }
 
   if (passed != nullptr) *passed = CountBits(Words(std::as_const(mask)), numbers_count);
+  if (!learns || !activation.quantizer->learns_rounding()) {
+    KeepForBackward(s->sums);
+    if (other != nullptr) KeepForBackward(other->sums);
+  }
   Backward backward;
   backward.received = out.fast->parts;
   if (codes) backward.number_scale = static_cast<double>(activation.greatest_code) / range;

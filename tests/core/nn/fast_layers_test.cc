@@ -10,6 +10,7 @@
 #include "core/nn/layered_network.h"
 #include "core/nn/quantized_conv2d.h"
 #include "core/quant/dorefa.h"
+#include "core/quant/lsq.h"
 
 namespace bitstair::core {
 namespace {
@@ -151,7 +152,6 @@ TEST(FastLayersTest, SizesStridesAndTails) {
   });
 }
 
-// K = 512 * 9 = 4608 with the greatest codes everywhere: sums beyond 2^24, and the statistics beyond int16.
 // The first layer of a network of few bits: pixels and full-precision weights.
 TEST(FastLayersTest, Float32SumsWhereTheOutputIsRounded) {
   FloatTypes::ForEach([] {
@@ -180,6 +180,34 @@ TEST(FastLayersTest, Float32SumsWhereTheOutputIsRounded) {
   });
 }
 
+// Float32 is for the codes. What waits for the backward pass is no wider than the gradients, but where a quantiser computes its codes' u once more.
+TEST(FastLayersTest, SumsOfTheFirstLayerWaitForTheBackwardPassAsGradientsAreStored) {
+  FloatTypes::ForEach([] {
+    at::manual_seed(3);
+    const at::Tensor pixels = at::randn({3, 3, 9, 9}), latent = at::randn({24, 3, 3, 3}) * 0.3, grad = at::randn({3, 9, 9, 24});
+    const Features x = FastImages(pixels);
+    QuantizedConv2d conv(MakeWeight(latent, 32, true), 1, 1, {}, true);
+    BatchNorm norm("bn", 24, at::kFloat);
+    norm.fast().beta.detach().fill_(0.5);
+    const std::shared_ptr<const ActivationQuantizer> dorefa = MakeDorefaActivationQuantizer(4, {}), lsq = MakeLsqActivationQuantizer(4, {});
+    std::vector<at::Tensor> codes;
+    for (const auto& quantizer : {dorefa, lsq}) {
+      const Sums sums = conv.Forward(x);
+      ASSERT_EQ(sums.fast->sums.scalar_type(), at::kFloat);
+      const at::Tensor before = sums.fast->sums;
+      const Features y =
+          FastNormalize(norm.fast(), sums, nullptr, nullptr, nullptr, Activation(ActivationFunction::kClip, quantizer).fast(), true);
+      EXPECT_EQ(sums.fast->sums.scalar_type(), quantizer == lsq ? at::kFloat : FastFloat());
+      EXPECT_TRUE(sums.fast->sums.equal(before.to(sums.fast->sums.scalar_type())));
+      codes.push_back(y.fast->numbers);
+      y.fast->parts->push_back({grad.to(FastFloat()), 1});
+      y.fast->token.backward();
+    }
+    EXPECT_TRUE(codes[0].equal(codes[1]));  // a step of 1/15 before it learned anything
+  });
+}
+
+// K = 512 * 9 = 4608 with the greatest codes everywhere: sums beyond 2^24, and the statistics beyond int16.
 TEST(FastLayersTest, AllMaximumCodesAreSummedExactly) {
   for (int weight_bits = 1; weight_bits <= 8; ++weight_bits) {
     for (int activation_bits = 1; activation_bits <= 8; ++activation_bits) {
