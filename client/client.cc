@@ -3,16 +3,15 @@
 #include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/codegen/client_unary_call.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "core/digest/sha256.h"
+#include "core/random/secure_random.h"
 #include "proto/status.h"
 #include "server/daemon/transport.h"
 
@@ -63,16 +62,6 @@ std::string ShortName(const std::string& name) {
 
 bool IsEnded(v1::JobState state) {
   return state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED;
-}
-
-std::string NewRequestId() {
-  char bytes[16] = {};
-  size_t done = 0;
-  while (done < sizeof(bytes)) {
-    const ssize_t got = getrandom(bytes + done, sizeof(bytes) - done, 0);
-    if (got > 0) done += static_cast<size_t>(got);
-  }
-  return absl::BytesToHexString(absl::string_view(bytes, sizeof(bytes)));
 }
 
 class Client::Call {
@@ -166,7 +155,7 @@ absl::StatusOr<Response> Client::Unary(Method method, const Request& request) {
 }
 
 absl::StatusOr<v1::Job> Client::CreateJob(v1::CreateJobRequest request) {
-  if (request.request_id().empty()) request.set_request_id(NewRequestId());
+  if (request.request_id().empty()) request.set_request_id(core::SecureRandomHex(16));
   const auto method = [this](grpc::ClientContext* context, const auto& in, auto* out) { return jobs_->CreateJob(context, in, out); };
   for (int attempt = 1;; ++attempt) {
     auto job = Unary<v1::CreateJobRequest, v1::Job>(method, request);

@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "core/files/durable_file.h"
+#include "core/random/secure_random.h"
 #include "server/job_view.h"
 #include "server/resource_names.h"
 
@@ -30,6 +31,7 @@ constexpr size_t kEventsDroppedAtOnce = 50;
 constexpr absl::Duration kGoodbyePatience = absl::Seconds(20);
 // A replaced checkpoint stays this long: its bytes may just be on the way to become another stage's.
 constexpr absl::Duration kUnusedCheckpointKept = absl::Minutes(1);
+constexpr size_t kRendezvousTokenBytes = 16;
 
 std::string JobKey(const std::string& job_id) {
   return absl::StrCat("job/", job_id);
@@ -427,7 +429,7 @@ void Coordinator::RunScheduler() {
   schedule_at_ = decision.wake_at;
   for (const auto& placement : decision.placements) {
     state_.stages.at(placement.key).waits_for.clear();
-    Placed placed{placement.key, {}, absl::StrFormat("%016x%016x", random_(), random_()), placement.numeric_profile};
+    Placed placed{placement.key, {}, core::SecureRandomHex(kRendezvousTokenBytes), placement.numeric_profile};
     for (const auto& slot : placement.ranks) {
       records::RankRecord rank;
       rank.set_rank(static_cast<int>(placed.ranks.size()));

@@ -13,7 +13,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <set>
 #include <string>
 #include <thread>
@@ -247,7 +246,6 @@ class Coordinator {
   std::map<const JobWatcher*, std::string> job_of_watcher_;
   std::map<std::string, absl::Time> unused_checkpoints_;  // sha256 -> when to look again
   std::multimap<absl::Time, std::string> ended_series_;   // when to drop a job's metrics
-  std::mt19937_64 random_{std::random_device{}()};        // names and tokens only
   int64_t fence_ = 0;
   int64_t revision_ = 0;  // newest commit seen
   bool scheduling_ = false;

@@ -4,9 +4,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "core/digest/sha256.h"
+#include "core/random/secure_random.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "proto/status.h"
@@ -70,7 +70,7 @@ absl::StatusOr<std::string> AddPage(const std::string& scope, int page_size, con
 std::string Coordinator::NewJobId(const std::string& name) {
   std::string id;
   do {
-    id = absl::StrFormat("%s-%08x", name, static_cast<uint32_t>(random_()));
+    id = absl::StrCat(name, "-", core::SecureRandomHex(4));
   } while (jobs_.count(id) > 0);
   return id;
 }

@@ -1,7 +1,6 @@
 #include "worker/agent.h"
 
 #include <spdlog/spdlog.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
@@ -9,9 +8,9 @@
 #include <filesystem>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/files/durable_file.h"
+#include "core/random/secure_random.h"
 #include "worker/identity.h"
 
 namespace bitstair::worker {
@@ -27,16 +26,10 @@ constexpr char kLeavingReason[] = "the worker is leaving";
 constexpr int kUnacknowledgedMs = 6'000;
 constexpr int kPingMs = 600'000;
 
-std::string RandomHex(size_t bytes) {
-  std::string random(bytes, '\0');
-  if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(bytes)) spdlog::error("the kernel gave no random numbers");
-  return absl::BytesToHexString(random);
-}
-
 // Sorts by start time.
 std::string NewIncarnation() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
-  return absl::StrCat(absl::Hex(std::chrono::duration_cast<std::chrono::microseconds>(now).count(), absl::kZeroPad16), "-", RandomHex(4));
+  return absl::StrCat(absl::Hex(std::chrono::duration_cast<std::chrono::microseconds>(now).count(), absl::kZeroPad16), "-", core::SecureRandomHex(4));
 }
 
 std::chrono::milliseconds FromSeconds(double seconds, std::chrono::milliseconds fallback) {

@@ -2,7 +2,6 @@
 
 #include <grpcpp/create_channel.h>
 #include <spdlog/spdlog.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,11 +10,11 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "bitstair/v1/access.grpc.pb.h"
 #include "core/files/durable_file.h"
+#include "core/random/secure_random.h"
 #include "proto/status.h"
 #include "server/daemon/pem.h"
 
@@ -40,9 +39,7 @@ absl::StatusOr<std::string> StableWorkerId(const std::string& state_dir) {
     return id;
   }
   if (!absl::IsNotFound(held.status())) return held.status();
-  char random[8] = {};
-  if (getrandom(random, sizeof(random), 0) != static_cast<ssize_t>(sizeof(random))) return absl::InternalError("the kernel gave no random numbers");
-  const std::string id = absl::BytesToHexString(absl::string_view(random, sizeof(random)));
+  const std::string id = core::SecureRandomHex(8);
   if (const absl::Status status = core::WriteFileDurably(path, id + "\n"); !status.ok()) return status;
   return id;
 }

@@ -1,4 +1,4 @@
-// The only source of random numbers: Philox4x32-10, a function of (seed, counter) with no state (docs/formats/random.md).
+// The only source of random numbers in training: Philox4x32-10, a function of (seed, counter) with no state (docs/formats/random.md).
 // Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Usable from host and device code.
 #pragma once
 

@@ -1,6 +1,5 @@
 #include "server/security/certificate_authority.h"
 
-#include <openssl/rand.h>
 #include <openssl/x509v3.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/digest/sha256.h"
 #include "core/files/durable_file.h"
+#include "core/random/secure_random.h"
 
 namespace bitstair::server {
 namespace {
@@ -29,10 +29,9 @@ bool AddExtension(X509* certificate, X509* issuer, int kind, const char* value) 
 }
 
 bool SetRandomSerial(X509* certificate) {
-  unsigned char bytes[16];
-  if (RAND_bytes(bytes, sizeof(bytes)) != 1) return false;
+  std::string bytes = core::SecureRandomBytes(16);
   bytes[0] &= 0x7f;
-  BIGNUM* number = BN_bin2bn(bytes, sizeof(bytes), nullptr);
+  BIGNUM* number = BN_bin2bn(reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()), nullptr);
   const bool set = number != nullptr && BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate)) != nullptr;
   BN_free(number);
   return set;

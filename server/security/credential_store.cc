@@ -1,7 +1,6 @@
 #include "server/security/credential_store.h"
 
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 
 #include <algorithm>
 #include <future>
@@ -11,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "core/digest/sha256.h"
+#include "core/random/secure_random.h"
 #include "proto/status.h"
 #include "proto/timestamp.h"
 #include "server/job_spec.h"
@@ -23,12 +23,6 @@ constexpr size_t kIdBytes = 5;
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kMaxNameBytes = 100;
 constexpr int kMaxQueues = 100;
-
-absl::StatusOr<std::string> Random(size_t bytes) {
-  std::string random(bytes, '\0');
-  if (RAND_bytes(reinterpret_cast<unsigned char*>(random.data()), static_cast<int>(bytes)) != 1) return absl::InternalError("no random numbers can be had");
-  return random;
-}
 
 bool SameDigest(const std::string& a, const std::string& b) {
   return a.size() == b.size() && !a.empty() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
@@ -104,19 +98,17 @@ absl::Status CredentialStore::Write(const std::vector<store::v1::TokenRecord>& r
 
 absl::StatusOr<v1::CreateTokenResponse> CredentialStore::Create(const v1::Token& wanted, absl::Duration life, absl::Time now) {
   if (const auto faults = FaultsOf(wanted, life); !faults.empty()) return InvalidFields(faults);
-  const auto id = Random(kIdBytes), random = Random(kSecretBytes);
-  if (!id.ok()) return id.status();
-  if (!random.ok()) return random.status();
+  const std::string id = core::SecureRandomHex(kIdBytes);
   v1::CreateTokenResponse made;
   v1::Token& token = *made.mutable_token();
-  token.set_name(absl::StrCat("tokens/", absl::BytesToHexString(*id)));
+  token.set_name(absl::StrCat("tokens/", id));
   token.set_display_name(wanted.display_name());
   token.set_role(wanted.role());
   *token.mutable_queues() = wanted.queues();
   token.set_creator(wanted.creator());
   SetTime(now, token.mutable_create_time());
   if (life != absl::InfiniteDuration()) SetTime(now + life, token.mutable_expire_time());
-  made.set_secret(absl::StrCat("bitstair_", absl::BytesToHexString(*id), "_", absl::BytesToHexString(*random)));
+  made.set_secret(absl::StrCat("bitstair_", id, "_", core::SecureRandomHex(kSecretBytes)));
   store::v1::TokenRecord record;
   *record.mutable_token() = token;
   record.set_secret_digest(core::Sha256Hex(made.secret()));
@@ -171,8 +163,6 @@ absl::StatusOr<Credential> CredentialStore::Verify(absl::string_view secret, abs
 
 absl::StatusOr<Credential> CredentialStore::Join(absl::string_view secret, const std::string& public_key, const std::string& worker_id, const std::string& host,
                                                  absl::Time now) {
-  const auto id = Random(kIdBytes);
-  if (!id.ok()) return id.status();
   const absl::MutexLock lock(&mutex_);
   const auto held = FindSecret(secret, now);
   if (!held.ok()) return held.status();
@@ -187,7 +177,7 @@ absl::StatusOr<Credential> CredentialStore::Join(absl::string_view secret, const
   }
   store::v1::TokenRecord worker;
   v1::Token& token = *worker.mutable_token();
-  token.set_name(absl::StrCat("tokens/", absl::BytesToHexString(*id)));
+  token.set_name(absl::StrCat("tokens/", core::SecureRandomHex(kIdBytes)));
   token.set_display_name(host);
   token.set_role(v1::ROLE_WORKER);
   token.set_worker(absl::StrCat("workers/", worker_id));
