@@ -70,8 +70,9 @@ def tuning_rows():
                quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
     # Four bits: LSQ's learning rate, and learning from the teacher's predictions.
     result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.07)]
-    # ... and the other quantisers', with shortcuts that are not rounded too.
+    # ... PACT's, LSQ from eight bits on, and shortcuts that are not rounded.
     result += [quantised(f'pact_rate_{rate}', 'pact', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
+    result += [quantised('lsq_pq_rate_0.05', 'pq', 4, 1, ('quantizer=lsq', 'quantized.learning_rate=0.05'))]
     result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, ('shortcut_values=float', f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
     alone = ('distillation.students=[]', 'ranks=1')
     result += [quantised('distillation', 'distillation', 4, 1, alone)]
