@@ -39,8 +39,6 @@ std::string StageName(const std::string& job, const std::string& stage);
 std::string ShortName(const std::string& name);
 // True once the job will not change any more.
 bool IsEnded(v1::JobState state);
-// A fresh request id: 32 hex digits from the system's random numbers.
-std::string NewRequestId();
 
 // Calls of one coordinator over one channel. Every function blocks until it has an answer, its deadline passes or Stop is called.
 // Errors are those of the server with their details (proto/status.h); UNAVAILABLE or DEADLINE_EXCEEDED when it cannot be reached; CANCELLED after Stop.

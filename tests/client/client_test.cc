@@ -93,8 +93,6 @@ TEST(ClientNamesTest, LongAndShort) {
   EXPECT_EQ(StageName("a", "W4A4"), "jobs/a/stages/W4A4");
   EXPECT_EQ(StageName("a", "jobs/a/stages/W4A4"), "jobs/a/stages/W4A4");
   EXPECT_EQ(ShortName("jobs/a/stages/W4A4"), "W4A4");
-  EXPECT_NE(NewRequestId(), NewRequestId());
-  EXPECT_EQ(NewRequestId().size(), 32U);
 }
 
 TEST_F(ClientTest, CreateJobRepeatsUnderOneRequestId) {
