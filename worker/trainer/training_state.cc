@@ -65,11 +65,12 @@ absl::Status CopyMomentum(const core::Checkpoint& checkpoint, const std::string&
   return absl::OkStatus();
 }
 
-// What a learned scalar of a stage with parent_bits becomes at `bits`. A clip keeps its range, and so does an activation's step, times its greatest code; a
-// weight's step goes with 1/sqrt(greatest code), as at its start (docs/quantizers.md). The logits' scale stays: last weights have values up to 1 at any width.
+// What a learned scalar of a stage with parent_bits becomes at `bits`. A clip keeps its range. Steps go with 1/sqrt(greatest code), as LSQ starts them from the
+// mean magnitude: where steps are fine, ranges grow to many times what is used, and coarse steps over such a range train badly (docs/quantizers.md). The
+// logits' scale stays: last weights have values up to 1 at any width.
 double ScaleOf(core::Scalar scalar, int parent_bits, int bits) {
   const auto greatest = [](int width) { return static_cast<double>((int64_t{1} << width) - 1); };
-  if (scalar == core::Scalar::kStep) return greatest(parent_bits) / greatest(bits);
+  if (scalar == core::Scalar::kStep) return std::sqrt(greatest(parent_bits) / greatest(bits));
   if (scalar == core::Scalar::kWeightStep) return std::sqrt(greatest(parent_bits - 1) / greatest(bits - 1));
   return 1;
 }

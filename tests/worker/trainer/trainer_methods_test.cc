@@ -52,7 +52,7 @@ TEST_F(TrainerTest, LearnedStepsStartFromTheWeightsAndCarryOver) {
   next.set_parent_path(four);
   const core::Checkpoint at_two = Load(Final(Run(next)).path());
   EXPECT_NEAR(scalar(at_two, "conv2.weight_step"), scalar(at_four, "conv2.weight_step") * std::sqrt(7), 1e-5);
-  EXPECT_NEAR(scalar(at_two, "relu2.step"), 1.0 / 3, 1e-5);
+  EXPECT_NEAR(scalar(at_two, "relu2.step"), scalar(at_four, "relu2.step") * std::sqrt(5), 1e-5);
 }
 
 // From full precision to 4 and to 2 bits on two ranks, of which one is killed and the stage goes on; and from a file.
