@@ -75,9 +75,10 @@ def tuning_rows():
     result += [quantised('lsq_pq_rate_0.05', 'pq', 4, 1, ('quantizer=lsq', 'quantized.learning_rate=0.05'))]
     result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, ('shortcut_values=float', f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
     alone = ('distillation.students=[]', 'ranks=1')
-    result += [quantised('distillation', 'distillation', 4, 1, alone)]
-    lsq = ('quantizer=lsq', 'quantized.learning_rate=0.03', 'distillation.temperature=4', 'distillation.student_weight=1')
-    result += [quantised('lsq_distillation', 'distillation', 4, 1, (*alone, *lsq))]
+    predictions = ('distillation.temperature=4', 'distillation.student_weight=1')
+    result += [quantised('lsq_distillation', 'distillation', 4, 1, (*alone, 'quantizer=lsq', 'quantized.learning_rate=0.03', *predictions))]
+    # Two bits: from its predictions, where hints have not helped.
+    result += [quantised('distillation', 'distillation', 2, 1, (*alone, *predictions))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 
