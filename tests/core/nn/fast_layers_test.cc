@@ -195,8 +195,7 @@ TEST(FastLayersTest, SumsOfTheFirstLayerWaitForTheBackwardPassAsGradientsAreStor
       const Sums sums = conv.Forward(x);
       ASSERT_EQ(sums.fast->sums.scalar_type(), at::kFloat);
       const at::Tensor before = sums.fast->sums;
-      const Features y =
-          FastNormalize(norm.fast(), sums, nullptr, nullptr, nullptr, Activation(ActivationFunction::kClip, quantizer).fast(), true);
+      const Features y = FastNormalize(norm.fast(), sums, nullptr, nullptr, nullptr, Activation(ActivationFunction::kClip, quantizer).fast(), true);
       EXPECT_EQ(sums.fast->sums.scalar_type(), quantizer == lsq ? at::kFloat : FastFloat());
       EXPECT_TRUE(sums.fast->sums.equal(before.to(sums.fast->sums.scalar_type())));
       codes.push_back(y.fast->numbers);
