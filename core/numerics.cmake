@@ -1,7 +1,7 @@
 # quant/ kernels/ nn/ training/
 bitstair_library(bitstair_core_numerics
   SOURCES
-    kernels/activation_cpu.cc kernels/batch_norm_cpu.cc kernels/dorefa_weights_cpu.cc kernels/max_pool_cpu.cc kernels/pixel_codes_cpu.cc kernels/sgd_cpu.cc kernels/step_clock.cc kernels/stream_sum_cpu.cc
+    kernels/activation_cpu.cc kernels/batch_norm_cpu.cc kernels/dorefa_weights_cpu.cc kernels/float_halves_cpu.cc kernels/max_pool_cpu.cc kernels/pixel_codes_cpu.cc kernels/sgd_cpu.cc kernels/step_clock.cc kernels/stream_sum_cpu.cc
     kernels/cross_entropy_cpu.cc kernels/range_gradient_cpu.cc kernels/gradient_codes_cpu.cc kernels/hint_distance_cpu.cc kernels/packed_codes_cpu.cc kernels/weight_gradient_avx512bf16.cc
     kernels/convolution_onednn.cc kernels/fused/fused_norm.cc kernels/fused/fused_pool.cc kernels/fused/norm_avx512.cc kernels/fused/norm_avx512_bf16.cc kernels/fused/norm_plain.cc
     quant/dorefa.cc quant/dorefa_std.cc quant/lsq.cc quant/pact.cc quant/weight_pass.cc quant/quantizer.cc
@@ -13,7 +13,7 @@ if(NOT BITSTAIR_SANITIZE)
   set(loop_optimisation "-O3;")
 endif()
 # Loops over elements are worth vectorising in every build type. The last two only drop side effects (errno, floating-point exceptions), no result changes.
-set_source_files_properties(kernels/activation_cpu.cc kernels/batch_norm_cpu.cc kernels/dorefa_weights_cpu.cc kernels/max_pool_cpu.cc kernels/pixel_codes_cpu.cc kernels/sgd_cpu.cc
+set_source_files_properties(kernels/activation_cpu.cc kernels/batch_norm_cpu.cc kernels/dorefa_weights_cpu.cc kernels/float_halves_cpu.cc kernels/max_pool_cpu.cc kernels/pixel_codes_cpu.cc kernels/sgd_cpu.cc
     kernels/gradient_codes_cpu.cc kernels/hint_distance_cpu.cc kernels/range_gradient_cpu.cc kernels/weight_gradient_avx512bf16.cc kernels/stream_sum_cpu.cc quant/dorefa_std.cc quant/lsq.cc kernels/fused/fused_pool.cc kernels/fused/norm_avx512.cc kernels/fused/norm_avx512_bf16.cc kernels/fused/norm_plain.cc
   PROPERTIES COMPILE_OPTIONS "${loop_optimisation}-fno-math-errno;-fno-trapping-math")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

@@ -22,6 +22,7 @@ class Row:
 
 
 LAMBDA = 1  # of guided training: see the tuning
+PREDICTIONS = ('distillation.students=[]', 'ranks=1', 'distillation.temperature=4', 'distillation.student_weight=1')  # one student
 # Epochs of each stage. What counts is how long the last one is trained (docs/methods.md), so the others have one each.
 STAGE_EPOCHS = {'ts': [1, 9], 'pq': [1, 9], 'ts_pq': [1, 1, 1, 7]}
 
@@ -52,6 +53,7 @@ def test_rows():
     result += [quantised('per_stage', 'ts_pq', 2, 1, ('order=per_stage',))]
     result += [quantised(method, method, bits, 1) for method in ('lsq', 'pact') for bits in (2, 4) if (method, bits) != ('lsq', 4)]
     result += [quantised('stochastic', 'stochastic', bits, 1, ('ranks=1',)) for bits in (2, 4)]
+    result += [quantised('distillation', 'distillation', 2, seed, PREDICTIONS) for seed in (1, 2)]
     return result
 
 
@@ -74,11 +76,13 @@ def tuning_rows():
     result += [quantised(f'pact_rate_{rate}', 'pact', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
     result += [quantised('lsq_pq_rate_0.05', 'pq', 4, 1, ('quantizer=lsq', 'quantized.learning_rate=0.05'))]
     result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, ('shortcut_values=float', f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
-    alone = ('distillation.students=[]', 'ranks=1')
-    predictions = ('distillation.temperature=4', 'distillation.student_weight=1')
-    result += [quantised('lsq_distillation', 'distillation', 4, 1, (*alone, 'quantizer=lsq', 'quantized.learning_rate=0.03', *predictions))]
+    result += [quantised('lsq_distillation', 'distillation', 4, 1, (*PREDICTIONS[:2], 'quantizer=lsq', 'quantized.learning_rate=0.03', *PREDICTIONS[2:]))]
     # Two bits: from its predictions, where hints have not helped.
-    result += [quantised('distillation', 'distillation', 2, 1, (*alone, *predictions))]
+    result += [quantised('distillation', 'distillation', 2, 1, PREDICTIONS)]
+    # LSQ beside shortcuts that are not rounded; two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
+    result += [quantised('lsq_float_shortcuts_rate_0.05', 'lsq', 4, 1, ('shortcut_values=float', 'quantized.learning_rate=0.05'))]
+    result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
+    result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 

@@ -8,6 +8,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include "core/kernels/float_halves.h"
 #include "core/kernels/fused/fused_norm.h"
 #include "core/nn/fast_layers.h"
 #include "core/nn/tape.h"
@@ -36,6 +37,27 @@ inline MutableArray Write(at::Tensor& t) {
 }
 inline RowShape RowsOf(const at::Tensor& nhwc) {
   return {nhwc.numel() / nhwc.size(3), nhwc.size(3)};
+}
+
+template <typename Half>
+Half* Halves(at::Tensor& t) {
+  return static_cast<Half*>(t.mutable_data_ptr());
+}
+
+// Float32 sums of `count` images that lie in halves.
+inline at::Tensor Joined(const FastSums& s, int64_t first, int64_t count) {
+  const at::Tensor upper = s.sums.narrow(0, first, count), lower = s.lower.narrow(0, first, count);
+  at::Tensor numbers = at::empty(upper.sizes(), at::kFloat);
+  JoinFloats(static_cast<const Bfloat16*>(upper.const_data_ptr()), static_cast<const uint16_t*>(lower.const_data_ptr()), numbers.numel(),
+             numbers.mutable_data_ptr<float>());
+  return numbers;
+}
+
+// Sums of all images in one piece, for who reads them more than once.
+inline void JoinAll(FastSums& s) {
+  if (!s.lower.defined()) return;
+  s.sums = Joined(s, 0, s.sums.size(0));
+  s.lower.reset();
 }
 
 // The parts as at most `most` (1 or 2): further ones are added to the first. What the caller gives is not changed; others may hold it too.

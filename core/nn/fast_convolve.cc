@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include "core/kernels/float_halves.h"
 #include "core/kernels/gradient_codes.h"
 #include "core/kernels/step_clock.h"
 #include "core/nn/fast_arrays.h"
@@ -71,6 +72,12 @@ at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t ste
   return floats;
 }
 
+// Puts the sums of the images from `first` on into their halves.
+void Split(const at::Tensor& numbers, FastSums& to, int64_t first) {
+  at::Tensor upper = to.sums.narrow(0, first, numbers.size(0)), lower = to.lower.narrow(0, first, numbers.size(0));
+  SplitFloats(numbers.const_data_ptr<float>(), numbers.numel(), Halves<Bfloat16>(upper), Halves<uint16_t>(lower));
+}
+
 // One convolution forward.
 struct Forward {
   FastConvolution* layer;
@@ -109,10 +116,12 @@ struct Forward {
     }
   }
 
-  // Sums of all images with their moments, stored as `stored`. False if that is int16 and one does not fit.
-  bool MakeAll(c10::ScalarType stored, int64_t bound, at::Tensor& sums, ChannelMoments& moments) const {
+  // Sums of all images with their moments, stored as `stored`, float32 in halves where `to` keeps bfloat16. False if that is int16 and one does not fit.
+  bool MakeAll(c10::ScalarType stored, int64_t bound, FastSums& to, ChannelMoments& moments) const {
     const StepTimer timer(StepPart::kConvForward);
-    sums = Empty(size[0], stored);
+    const bool halves = stored == at::kFloat && FastFloat() == at::kBFloat16;
+    to.sums = Empty(size[0], halves ? at::kBFloat16 : stored);
+    if (halves) to.lower = Empty(size[0], at::kShort);
     struct Group {
       ChannelMoments moments;
       at::Tensor wide, expanded;
@@ -122,16 +131,17 @@ struct Forward {
     cut.ForChunks([&](int64_t g, int64_t first, int64_t count) {
       if (!fits.load(std::memory_order_relaxed)) return;
       Group& group = groups[g];
-      at::Tensor out = sums.narrow(0, first, count);
-      if (stored != at::kShort) {
+      at::Tensor out = to.sums.narrow(0, first, count);
+      if (stored != at::kShort && !halves) {
         Make(first, count, out, group.expanded);
         group.moments.Add(Read(out), bound, RowsOf(out), {});
         return;
       }
-      if (!group.wide.defined()) group.wide = Empty(std::min(cut.step, size[0]), at::kInt);
+      if (!group.wide.defined()) group.wide = Empty(std::min(cut.step, size[0]), type());
       at::Tensor wide = group.wide.narrow(0, 0, count);
       Make(first, count, wide, group.expanded);
-      if (!group.moments.Add(Read(wide), bound, RowsOf(wide), Write(out))) fits = false;
+      if (!group.moments.Add(Read(wide), bound, RowsOf(wide), halves ? MutableArray{} : Write(out))) fits = false;
+      if (halves) Split(wide, to, first);
     });
     moments = ChannelMoments(size[3]);
     for (const Group& group : groups) moments.Add(group.moments);
@@ -186,10 +196,10 @@ Sums FastConvolve(FastConvolution& layer, const Features& features, const at::Te
   ChannelMoments moments(shape.out_channels);
   bool fits = false;
   if (forward.integers && !layer.wide) {
-    fits = forward.MakeAll(at::kShort, out.bound, out.fast->sums, moments);
+    fits = forward.MakeAll(at::kShort, out.bound, *out.fast, moments);
     layer.wide = !fits;
   }
-  if (!fits) forward.MakeAll(forward.type(), out.bound, out.fast->sums, moments);
+  if (!fits) forward.MakeAll(forward.type(), out.bound, *out.fast, moments);
   layer.kernels.DropPackedCodes();  // the weights change before the next batch
   out.fast->mean = at::empty({shape.out_channels}, at::kDouble);
   out.fast->variance = at::empty({shape.out_channels}, at::kDouble);

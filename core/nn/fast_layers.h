@@ -52,9 +52,11 @@ struct SumsGradient {
 
 struct FastSums {
   std::vector<int64_t> size;  // [N, H, W, C]
-  // Training: of all images, int16 or int32 integers, FastFloat() or, until FastNormalize has read them, float32. The mean and (biased) variance of S over the
-  // batch are float64.
+  // Training: of all images, int16 or int32 integers, FastFloat() or float32. The mean and (biased) variance of S over the batch are float64.
   at::Tensor sums;
+  // Defined: the sums are float32, in two halves until a layer has read them: `sums` has the upper ones, as bfloat16, these, int16, are the lower ones
+  // (kernels/float_halves.h). In one piece they would be the largest tensor of a step, and the heap would grow where it has no hole of that size.
+  at::Tensor lower;
   at::Tensor mean, variance;
   at::Tensor token;
   std::shared_ptr<SumsGradient> gradient = std::make_shared<SumsGradient>();

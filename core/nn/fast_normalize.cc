@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "core/kernels/cpu_clones.h"
+#include "core/kernels/float_halves.h"
 #include "core/kernels/quant_math.h"
 #include "core/kernels/range_gradient.h"
 #include "core/nn/batch_norm.h"
@@ -80,9 +81,17 @@ void MakeAlike(at::Tensor& a, at::Tensor& b) {
 }
 
 // Float sums were computed in float32 for the sake of the codes (docs/adr/0010). These are made now, and gradients are of FastFloat() anyway: the sums wait
-// for the backward pass in half the memory. A quantiser that learns its rounding reads them once more for the codes, and gets them as they are.
+// for the backward pass in half the memory. A quantiser that learns its rounding reads them once more for the codes, and gets them as they are. Sums in halves
+// are rounded as they are read.
 void KeepForBackward(at::Tensor& sums) {
   if (sums.is_floating_point() && sums.scalar_type() != FastFloat()) sums = sums.to(FastFloat());
+}
+
+// How many images' float32 sums are joined at once, to stay in the cache. Chunks begin with a word of the mask.
+int64_t JoinedImages(const std::vector<int64_t>& size) {
+  constexpr int64_t kBytes = int64_t{1} << 20;
+  const int64_t elements = size[1] * size[2] * size[3], multiple = SumsGradient::Multiple(elements);
+  return std::max(multiple, kBytes / std::max<int64_t>(1, 4 * elements) / multiple * multiple);
 }
 
 // The same activation as floats: its gradient goes to the parts of the codes, of which a step is worth features.scale.
@@ -249,9 +258,17 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
                        const FastActivation& activation, bool training, Features* values, int64_t* passed) {
   const std::shared_ptr<FastSums> s = sums.fast;
   const std::shared_ptr<FastSums> other = shortcut_sums != nullptr ? shortcut_sums->fast : nullptr;
-  if (training && other != nullptr) MakeAlike(s->sums, other->sums);
   const bool codes = activation.greatest_code > 0 && activation.greatest_code <= 255;
   const bool record = training && at::GradMode::is_enabled();
+  const bool learns = codes && activation.quantizer && activation.quantizer->learned().value.defined();
+  const bool reads_again = learns && activation.quantizer->learns_rounding();
+  if (training && (other != nullptr || reads_again)) {
+    JoinAll(*s);
+    if (other != nullptr) {
+      JoinAll(*other);
+      MakeAlike(s->sums, other->sums);
+    }
+  }
   const double range = activation.range();
   Operands operands;
   operands.main = Fold(norm, sums, training, range);
@@ -276,11 +293,11 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   at::Tensor mask;
   if (record) mask = at::empty({MaskBytes({numbers.numel(), 1})}, at::kByte);
 
-  // In training the sums of all images are there; in evaluation a chunk's are made, used and forgotten.
-  const int64_t images = s->size[0], step = training ? std::max<int64_t>(1, images) : s->chunk;
+  // In training the sums of all images are there, maybe in halves; in evaluation a chunk's are made, used and forgotten.
+  const int64_t images = s->size[0], step = !training ? s->chunk : s->lower.defined() ? JoinedImages(s->size) : std::max<int64_t>(1, images);
   for (int64_t first = 0; first < images; first += step) {
     const int64_t count = std::min(step, images - first);
-    at::Tensor own = training ? s->sums : s->make(first, count);
+    at::Tensor own = !training ? s->make(first, count) : s->lower.defined() ? Joined(*s, first, count) : s->sums;
     at::Tensor others = other == nullptr ? at::Tensor() : training ? other->sums : other->make(first, count);
     if (other != nullptr) MakeAlike(own, others);
     at::Tensor to = numbers.narrow(0, first, count);
@@ -290,7 +307,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     args.nonlinearity = activation.relu ? Nonlinearity::kRelu : Nonlinearity::kClip;
     args.n = static_cast<float>(activation.greatest_code);
     args.out = Write(to);
-    if (record) args.mask = Words(mask);
+    if (record) args.mask = Words(mask) + first * (numbers_count / images) / SumsGradient::kMaskWordBits;
     if (!Normalize(args)) throw NotANumber("an activation after " + norm.name + " is not a number");
     if (values != nullptr) {
       at::Tensor exact = unrounded.narrow(0, first, count);
@@ -299,8 +316,12 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
       args.mask = nullptr;
       Normalize(args);
     }
+    if (s->lower.defined()) {
+      at::Tensor rounded = s->sums.narrow(0, first, count);
+      RoundFloats(own.const_data_ptr<float>(), own.numel(), Halves<Bfloat16>(rounded));
+    }
   }
-  const bool learns = codes && activation.quantizer && activation.quantizer->learned().value.defined();
+  s->lower.reset();
   const at::Tensor kept = learns ? numbers : at::Tensor();
   out.fast = NewFeatures(std::move(numbers));
   if (!record) {
@@ -309,7 +330,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   }
 
   if (passed != nullptr) *passed = CountBits(Words(std::as_const(mask)), numbers_count);
-  if (!learns || !activation.quantizer->learns_rounding()) {
+  if (!reads_again) {
     KeepForBackward(s->sums);
     if (other != nullptr) KeepForBackward(other->sums);
   }

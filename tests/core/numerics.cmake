@@ -1,7 +1,7 @@
 # quant/ kernels/ nn/ training/
 bitstair_test(core_numerics_test
   SOURCES
-    kernels/quant_math_test.cc kernels/cross_entropy_test.cc kernels/gradient_codes_test.cc kernels/hint_distance_test.cc kernels/packed_codes_test.cc kernels/weight_gradient_test.cc kernels/batch_norm_test.cc kernels/max_pool_test.cc kernels/pixel_codes_test.cc kernels/fused/fused_norm_test.cc quant/dorefa_test.cc quant/dorefa_std_test.cc nn/quantized_layers_test.cc nn/fast_layers_test.cc nn/network_test.cc nn/last_layer_test.cc nn/pixel_features_test.cc
+    kernels/quant_math_test.cc kernels/cross_entropy_test.cc kernels/float_halves_test.cc kernels/gradient_codes_test.cc kernels/hint_distance_test.cc kernels/packed_codes_test.cc kernels/weight_gradient_test.cc kernels/batch_norm_test.cc kernels/max_pool_test.cc kernels/pixel_codes_test.cc kernels/fused/fused_norm_test.cc quant/dorefa_test.cc quant/dorefa_std_test.cc nn/quantized_layers_test.cc nn/fast_layers_test.cc nn/network_test.cc nn/last_layer_test.cc nn/pixel_features_test.cc
     training/sgd_test.cc training/schedule_test.cc training/train_step_test.cc training/guided_step_test.cc training/mutual_step_test.cc training/stochastic_precision_test.cc training/calibrate_test.cc
   LIBS bitstair_core_numerics
   TIMEOUT 300)
@@ -22,6 +22,6 @@ set_tests_properties(core_fast_layers_aten_default PROPERTIES LABELS unit TIMEOU
 find_program(VALGRIND valgrind)
 if(VALGRIND AND NOT BITSTAIR_SANITIZE)
   add_test(NAME core_kernels_valgrind COMMAND ${VALGRIND} --quiet --error-exitcode=9 --suppressions=${CMAKE_SOURCE_DIR}/tests/support/valgrind.supp
-    $<TARGET_FILE:core_numerics_test> --gtest_filter=Lanes/*:CrossEntropy*:MaxPool*:QuantMath*:BatchNormKernel*:HintDistance*:Weight*)
+    $<TARGET_FILE:core_numerics_test> --gtest_filter=Lanes/*:CrossEntropy*:MaxPool*:QuantMath*:BatchNormKernel*:HintDistance*:FloatHalves*:Weight*)
   set_tests_properties(core_kernels_valgrind PROPERTIES LABELS unit TIMEOUT 600 ENVIRONMENT OMP_NUM_THREADS=1)
 endif()

@@ -7,6 +7,7 @@
 
 #include "core/kernels/fused/fused_norm.h"
 #include "core/nn/batch_norm.h"
+#include "core/nn/fast_arrays.h"
 #include "core/nn/layered_network.h"
 #include "core/nn/quantized_conv2d.h"
 #include "core/quant/dorefa.h"
@@ -163,6 +164,7 @@ TEST(FastLayersTest, Float32SumsWhereTheOutputIsRounded) {
     const Features x = FastImages(pixels);
     const auto error = [&](const at::Tensor& sums) { return (sums.permute({0, 3, 1, 2}).to(at::kDouble) - expected.detach()).abs().max().item<double>(); };
     const Sums sums = conv.Forward(x);
+    JoinAll(*sums.fast);
     EXPECT_EQ(sums.fast->sums.scalar_type(), at::kFloat);
     EXPECT_LT(error(sums.fast->sums), 1e-5);
     {
@@ -181,28 +183,37 @@ TEST(FastLayersTest, Float32SumsWhereTheOutputIsRounded) {
 }
 
 // Float32 is for the codes. What waits for the backward pass is no wider than the gradients, but where a quantiser computes its codes' u once more.
+// More images than are joined at once, and a last chunk that ends within a word of the mask.
 TEST(FastLayersTest, SumsOfTheFirstLayerWaitForTheBackwardPassAsGradientsAreStored) {
   FloatTypes::ForEach([] {
     at::manual_seed(3);
-    const at::Tensor pixels = at::randn({3, 3, 9, 9}), latent = at::randn({24, 3, 3, 3}) * 0.3, grad = at::randn({3, 9, 9, 24});
+    const int64_t images = 301;
+    const at::Tensor pixels = at::randn({images, 3, 9, 9}), latent = at::randn({24, 3, 3, 3}) * 0.3, grad = at::randn({images, 9, 9, 24});
     const Features x = FastImages(pixels);
-    QuantizedConv2d conv(MakeWeight(latent, 32, true), 1, 1, {}, true);
-    BatchNorm norm("bn", 24, at::kFloat);
-    norm.fast().beta.detach().fill_(0.5);
     const std::shared_ptr<const ActivationQuantizer> dorefa = MakeDorefaActivationQuantizer(4, {}), lsq = MakeLsqActivationQuantizer(4, {});
-    std::vector<at::Tensor> codes;
+    std::vector<at::Tensor> codes, gradients;
+    std::vector<int64_t> passed;
     for (const auto& quantizer : {dorefa, lsq}) {
+      QuantizedConv2d conv(MakeWeight(latent, 32, true), 1, 1, {}, true);
+      BatchNorm norm("bn", 24, at::kFloat);
+      norm.fast().beta.detach().fill_(0.5);
       const Sums sums = conv.Forward(x);
-      ASSERT_EQ(sums.fast->sums.scalar_type(), at::kFloat);
-      const at::Tensor before = sums.fast->sums;
-      const Features y = FastNormalize(norm.fast(), sums, nullptr, nullptr, nullptr, Activation(ActivationFunction::kClip, quantizer).fast(), true);
+      ASSERT_EQ(sums.fast->sums.scalar_type(), FastFloat());
+      EXPECT_EQ(sums.fast->lower.defined(), FastFloat() != at::kFloat);
+      const at::Tensor before = sums.fast->lower.defined() ? Joined(*sums.fast, 0, images) : sums.fast->sums;
+      const FastActivation activation = Activation(ActivationFunction::kClip, quantizer).fast();
+      const Features y = FastNormalize(norm.fast(), sums, nullptr, nullptr, nullptr, activation, true, nullptr, &passed.emplace_back());
+      EXPECT_FALSE(sums.fast->lower.defined());
       EXPECT_EQ(sums.fast->sums.scalar_type(), quantizer == lsq ? at::kFloat : FastFloat());
       EXPECT_TRUE(sums.fast->sums.equal(before.to(sums.fast->sums.scalar_type())));
       codes.push_back(y.fast->numbers);
       y.fast->parts->push_back({grad.to(FastFloat()), 1});
       y.fast->token.backward();
+      gradients.push_back(conv.weight().leaf().grad());
     }
     EXPECT_TRUE(codes[0].equal(codes[1]));  // a step of 1/15 before it learned anything
+    EXPECT_EQ(passed[0], passed[1]);
+    ExpectClose(gradients[0], gradients[1], "weight");
   });
 }
 

@@ -1,0 +1,43 @@
+#include <bit>
+
+#include <ATen/Parallel.h>
+
+#include "core/kernels/cpu_clones.h"
+#include "core/kernels/float_halves.h"
+
+namespace bitstair::core {
+namespace {
+
+constexpr int64_t kGrainElements = 32768;
+
+BITSTAIR_CPU_CLONES void Split(const float* numbers, int64_t n, Bfloat16* upper, uint16_t* lower) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(numbers[i]);
+    upper[i].bits = static_cast<uint16_t>(bits >> 16);
+    lower[i] = static_cast<uint16_t>(bits);
+  }
+}
+
+BITSTAIR_CPU_CLONES void Join(const Bfloat16* upper, const uint16_t* lower, int64_t n, float* numbers) {
+  for (int64_t i = 0; i < n; ++i) numbers[i] = std::bit_cast<float>(static_cast<uint32_t>(upper[i].bits) << 16 | lower[i]);
+}
+
+BITSTAIR_CPU_CLONES void Round(const float* numbers, int64_t n, Bfloat16* rounded) {
+  for (int64_t i = 0; i < n; ++i) Set(rounded[i], numbers[i]);
+}
+
+}  // namespace
+
+void SplitFloats(const float* numbers, int64_t size, Bfloat16* upper, uint16_t* lower) {
+  at::parallel_for(0, size, kGrainElements, [&](int64_t begin, int64_t end) { Split(numbers + begin, end - begin, upper + begin, lower + begin); });
+}
+
+void JoinFloats(const Bfloat16* upper, const uint16_t* lower, int64_t size, float* numbers) {
+  at::parallel_for(0, size, kGrainElements, [&](int64_t begin, int64_t end) { Join(upper + begin, lower + begin, end - begin, numbers + begin); });
+}
+
+void RoundFloats(const float* numbers, int64_t size, Bfloat16* rounded) {
+  at::parallel_for(0, size, kGrainElements, [&](int64_t begin, int64_t end) { Round(numbers + begin, end - begin, rounded + begin); });
+}
+
+}  // namespace bitstair::core
