@@ -26,8 +26,9 @@ class AlexNet final : public LayeredNetwork {
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     for (int i = 1; i <= 7; ++i) {
-      const size_t group = AddGroup(absl::StrCat("relu", i), i == 7 ? std::vector<std::string>{"fc3.weight"} : std::vector<std::string>{}, i == 7);
+      const size_t group = AddGroup(absl::StrCat("relu", i), i == 7 ? std::vector<std::string>{"fc3.weight"} : std::vector<std::string>{});
       JoinGroup(group, absl::StrCat("bn", i));
+      AddActivation(group, absl::StrCat("relu", i), i == 7);
       AddHintPoint(i <= kConvolutions ? absl::StrCat("conv", i) : absl::StrCat("fc", i - kConvolutions), i > kConvolutions);
     }
   }

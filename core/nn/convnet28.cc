@@ -25,8 +25,9 @@ class ConvNet28 final : public LayeredNetwork {
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
     for (int i = 1; i <= 4; ++i) {
-      const size_t group = AddGroup(absl::StrCat("relu", i), i == 4 ? std::vector<std::string>{"fc2.weight"} : std::vector<std::string>{}, i == 4);
+      const size_t group = AddGroup(absl::StrCat("relu", i), i == 4 ? std::vector<std::string>{"fc2.weight"} : std::vector<std::string>{});
       JoinGroup(group, absl::StrCat("bn", i));
+      AddActivation(group, absl::StrCat("relu", i), i == 4);
       AddHintPoint(i == 4 ? "fc1" : absl::StrCat("conv", i), i >= 3);
     }
   }

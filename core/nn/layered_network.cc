@@ -179,24 +179,29 @@ Activation LayeredNetwork::MakeActivation(bool last) const {
   return Activation(ActivationFunction::kClip, family_.activations(config_.activation_bits, Options()));
 }
 
-size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by, bool last) {
+size_t LayeredNetwork::AddGroup(std::string name, std::vector<std::string> restored_by) {
   layer_names_.push_back(name);
   const int bits = config_.activation_bits == 32 ? 32 : WidthOf(name, config_.activation_bits);
   overridden_.emplace_back();
-  const bool learns = family_.learns && bits != 32 && (!last || config_.quantize_last_activation);
-  if (bits != config_.activation_bits || learns) {
+  if (bits != config_.activation_bits) {
     std::shared_ptr<const ActivationQuantizer> quantizer;
     if (bits != 32) quantizer = family_.activations(bits, Options());
-    if (learns) {
-      const LearnedScalar scalar = quantizer->learned();
-      at::Tensor leaf = scalar.value;
-      leaf.set_requires_grad(true);
-      parameters_.push_back({name + "." + scalar.name, leaf, leaf, nullptr, false, scalar.is_clip ? Scalar::kClip : Scalar::kStep});
-    }
     overridden_.back().emplace(ActivationFunction::kClip, std::move(quantizer));
   }
   groups_.push_back({std::move(name), {}, std::move(restored_by)});
   return groups_.size() - 1;
+}
+
+void LayeredNetwork::AddActivation(size_t group, const std::string& name, bool last) {
+  learning_.emplace_back();
+  const int bits = config_.activation_bits == 32 ? 32 : WidthOf(groups_[group].name, config_.activation_bits);
+  if (!family_.learns || bits == 32 || (last && !config_.quantize_last_activation)) return;
+  std::shared_ptr<const ActivationQuantizer> quantizer = family_.activations(bits, Options());
+  const LearnedScalar scalar = quantizer->learned();
+  at::Tensor leaf = scalar.value;
+  leaf.set_requires_grad(true);
+  parameters_.push_back({name + "." + scalar.name, leaf, leaf, nullptr, false, scalar.is_clip ? Scalar::kClip : Scalar::kStep});
+  learning_.back().emplace(ActivationFunction::kClip, std::move(quantizer));
 }
 
 size_t LayeredNetwork::AddHintPoint(std::string name, bool by_default) {
@@ -216,9 +221,10 @@ void LayeredNetwork::set_rounded_units(std::vector<bool> rounded) {
 const Activation& LayeredNetwork::NextActivation(size_t group, const Activation& activation) {
   const size_t number = activations_done_++;
   if (number == units_.size() && config_.quantizes_first_last()) return activation;  // 8 bits, whatever others of its group have
-  if (!Rounded(number) && activation.quantized()) return unrounded_;
-  // One that feeds a full-precision layer stays as it is.
-  return overridden_[group] && activation.quantized() ? *overridden_[group] : activation;
+  if (!activation.quantized()) return activation;                                    // it feeds a full-precision layer
+  if (!Rounded(number)) return unrounded_;
+  if (learning_.at(number)) return *learning_[number];
+  return overridden_[group] ? *overridden_[group] : activation;
 }
 
 ClipCount* LayeredNetwork::CountOf(size_t group) const {

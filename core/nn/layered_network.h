@@ -56,8 +56,10 @@ class LayeredNetwork : public Network {
   BatchNorm MakeBatchNorm(const std::string& name, int64_t channels);
   // The last one feeds the last layer: it is quantised with quantize_last_activation, and at 8 bits of the range [0, 1] with quantize_first_last.
   Activation MakeActivation(bool last) const;
-  // last: all of the group's activations are, as MakeActivation has it.
-  size_t AddGroup(std::string name, std::vector<std::string> restored_by = {}, bool last = false);
+  size_t AddGroup(std::string name, std::vector<std::string> restored_by = {});
+  // Declares an activation, in the constructor and in the order of Logits. With a quantiser that learns it has a range of its own, NAME.step or NAME.clip:
+  // features know their scale, so those that shortcuts join need no common one. last: as MakeActivation has it.
+  void AddActivation(size_t group, const std::string& name, bool last = false);
   void JoinGroup(size_t group, const std::string& batch_norm) { groups_[group].batch_norms.push_back(batch_norm); }
 
   void RestoredBy(size_t group, const std::string& parameter) { groups_[group].restored_by.push_back(parameter); }
@@ -83,7 +85,7 @@ class LayeredNetwork : public Network {
  private:
   Features NormalizeFast(BatchNorm& norm, const Activation& activation, size_t group, const Sums& sums, const Features* shortcut, BatchNorm* shortcut_norm,
                          const Sums* shortcut_sums, bool training, Features* values);
-  // The activation of a group: the network's own, unless a pattern gives the group another width or the unit that reads it is not rounded.
+  // The next activation of a pass: the network's own, unless it learns, a pattern gives its group another width or the unit that reads it is not rounded.
   const Activation& NextActivation(size_t group, const Activation& activation);
   static constexpr size_t kNoUnit = static_cast<size_t>(-1);  // always rounded
   bool Rounded(size_t unit) const { return rounded_.empty() || unit >= rounded_.size() || rounded_[unit]; }
@@ -123,8 +125,8 @@ class LayeredNetwork : public Network {
   const Weight* last_weight_ = nullptr;  // of the last layer, if it is quantised
   at::Tensor logit_scale_;
   std::vector<ActivationGroup> groups_;
-  // By group, where it is not what MakeActivation gives: of another width, or with a range of its own to learn.
-  std::vector<std::optional<Activation>> overridden_;
+  // Where they are not what MakeActivation gives: by group, of another width; by activation, with a range of its own to learn.
+  std::vector<std::optional<Activation>> overridden_, learning_;
   std::vector<std::string> layer_names_;
   ActivationObserver observer_;
   std::vector<ClipCount>* clip_counts_ = nullptr;

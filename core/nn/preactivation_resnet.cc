@@ -26,13 +26,16 @@ class PreactivationResNet final : public LayeredNetwork {
     for (Block& block : blocks_) {
       block.outer_group = AddGroup(block.name + ".relu1");
       JoinGroup(block.outer_group, block.name + ".bn1");
+      AddActivation(block.outer_group, block.name + ".relu1");
       block.inner_group = AddGroup(block.name + ".relu2", {block.name + ".conv2.weight"});
       JoinGroup(block.inner_group, block.name + ".bn2");
+      AddActivation(block.inner_group, block.name + ".relu2");
       const size_t number = static_cast<size_t>(&block - blocks_.data()) + 1;
       block.hint_point = AddBlockHintPoint(block.name, number % blocks_per_group == 0, number > blocks_.size() / kGroups);
     }
-    last_group_ = AddGroup("relu", {"fc.weight"}, true);
+    last_group_ = AddGroup("relu", {"fc.weight"});
     JoinGroup(last_group_, "bn");
+    AddActivation(last_group_, "relu", true);
   }
 
  protected:

@@ -56,8 +56,9 @@ class ResNet final : public LayeredNetwork {
         fc_(MakeLastLayer("fc", groups_.back().back().out_channels)),
         activation_(MakeActivation(false)),
         last_activation_(MakeActivation(true)) {
-    // Identity and padded shortcuts join activations to one range; a convolution shortcut begins a new one.
+    // Identity and padded shortcuts join activations to one calibrated range; a convolution shortcut begins a new one.
     stem_ = AddGroup("relu");
+    AddActivation(stem_, "relu");
     JoinGroup(stem_, "bn1");
     size_t stream = stem_;
     for (size_t g = 0; g < groups_.size(); ++g) {
@@ -70,9 +71,12 @@ class ResNet final : public LayeredNetwork {
         block.stream = stream;
         block.hint_point = AddBlockHintPoint(block.name, &block == &groups_[g].back(), g + 2 >= groups_.size());
         for (size_t i = 0; i < block.layers.size(); ++i) {
-          const std::string norm = absl::StrCat(block.name, ".bn", i + 1);
-          if (i + 1 < block.layers.size()) block.layers[i].group = AddGroup(absl::StrCat(block.name, ".relu", i + 1));
-          JoinGroup(i + 1 < block.layers.size() ? block.layers[i].group : stream, norm);
+          const std::string name_of_activation = absl::StrCat(block.name, ".relu", i + 1);
+          const bool inner = i + 1 < block.layers.size();
+          const size_t group = inner ? AddGroup(name_of_activation) : stream;
+          block.layers[i].group = group;
+          JoinGroup(group, absl::StrCat(block.name, ".bn", i + 1));
+          AddActivation(group, name_of_activation, !inner && &block == &groups_.back().back());
         }
       }
     }
@@ -101,7 +105,7 @@ class ResNet final : public LayeredNetwork {
   struct Layer {
     QuantizedConv2d conv;
     BatchNorm norm;
-    size_t group = 0;  // of the activation behind it; not of a block's last layer
+    size_t group = 0;  // of the activation behind it
   };
   struct Block {
     std::string name;  // "layer1.0"

@@ -33,16 +33,9 @@ def pact_activations(x, clip, bits):
     return y + (torch.round(y * n / clip) * clip / n - y).detach()
 
 
-def group_of(model, norm):
-    """The name of the activation behind a batch norm; those that shortcuts join have one name."""
-    if not norm.startswith("layer"):
-        return norm.replace("bn", "relu") if "layer1.0.conv1.weight" not in model.learned else "relu"
-    block, number = norm.rsplit(".bn", 1)
-    if f"{block}.conv{int(number) + 1}.weight" in model.learned:
-        return f"{block}.relu{number}"
-    group = int(block[5:block.index(".")])
-    with_convolution = [g for g in range(1, group + 1) if f"layer{g}.0.downsample.0.weight" in model.learned]
-    return f"layer{with_convolution[-1]}" if with_convolution else "relu"
+def activation_of(model, norm):
+    """The name of the activation behind a batch norm; each has a scalar of its own."""
+    return "relu" if norm == "bn1" and "layer1.0.conv1.weight" in model.learned else norm.replace("bn", "relu")
 
 
 def is_scalar(name):

@@ -168,10 +168,10 @@ class Model:
         if bits == 32 or self.option not in ("lsq", "pact"):
             out = activation_values(y, bits, self.relu)
         elif self.option == "lsq":
-            step = self.learned[f"{learned_torch.group_of(self, norm)}.step"]
+            step = self.learned[f"{learned_torch.activation_of(self, norm)}.step"]
             out, scale = learned_torch.lsq_activations(y, step, bits), step.item()
         else:
-            clip = self.learned[f"{learned_torch.group_of(self, norm)}.clip"]
+            clip = self.learned[f"{learned_torch.activation_of(self, norm)}.clip"]
             out, scale = learned_torch.pact_activations(y, clip, bits), clip.item() / greatest_code(bits)
         self.activations.append((out.detach(), bits, scale))
         return out

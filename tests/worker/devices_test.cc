@@ -27,7 +27,7 @@ TEST(DevicesTest, AskedForSlotsAreOffered) {
 }
 
 TEST(DevicesTest, TheProfileNamesAllThatDecidesTheBits) {
-  EXPECT_EQ(NumericProfile("cpu-avx2", 4), "cpu-avx2-threads4-libtorch2.11.0-numerics5");
+  EXPECT_EQ(NumericProfile("cpu-avx2", 4), "cpu-avx2-threads4-libtorch2.11.0-numerics6");
   const Devices one = FindDevices(1);
   EXPECT_EQ(one.numeric_profile.rfind("cpu-", 0), 0u) << one.numeric_profile;
   EXPECT_NE(one.numeric_profile.find("-threads" + std::to_string(UsableCores()) + "-"), std::string::npos) << one.numeric_profile;

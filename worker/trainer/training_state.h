@@ -97,7 +97,7 @@ std::optional<std::vector<double>> TelemetryOf(const core::Checkpoint& checkpoin
 // SHA-256 over names, latent weights and momentum of all nets. Equal on all ranks at every step.
 std::string ParametersDigest(const std::vector<StageNet>& nets);
 
-// "cpu-AVX512-Float-threads1-ranks2-libtorch2.11.0-numerics5": runs under equal profiles give equal bits (DESIGN section 7). With fixed shards it has their
+// "cpu-AVX512-Float-threads1-ranks2-libtorch2.11.0-numerics6": runs under equal profiles give equal bits (DESIGN section 7). With fixed shards it has their
 // number in the place of the ranks'.
 std::string NumericProfile(const v1::StartTrainer& start);
 
