@@ -82,6 +82,8 @@ def tuning_rows():
     # Two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
+    # Three times as many epochs: do the methods need them?
+    result += [quantised('long_all', 'guided_ts_pq', 2, 1, ('quantized.stage_epochs=[3, 3, 3, 21]',)), quantised('long_baseline', 'baseline', 2, 1, ('quantized.epochs=30',))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 

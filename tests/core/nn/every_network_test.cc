@@ -134,6 +134,21 @@ TEST_P(EveryNetworkTest, GradientsOfLearnedQuantizersAgree) {
 }
 
 // Statistics of a batch of integer sums are exact too. The pre-activation networks' are those of floats, which are added in different orders.
+TEST_P(EveryNetworkTest, EveryActivationHasARangeOfItsOwn) {
+  for (const char* quantizer : {"lsq", "pact"}) {
+    for (const bool last : {false, true}) {
+      NetworkConfig config = SmallNetwork(GetParam(), 4, 4);
+      config.quantizer = quantizer;
+      config.quantize_last_activation = last;
+      const auto network = Make(config, Numerics::kFast);
+      const auto ranges = std::count_if(network->parameters().begin(), network->parameters().end(),
+                                        [](const Parameter& p) { return p.scalar == Scalar::kStep || p.scalar == Scalar::kClip; });
+      // A unit is what reads an activation; the last one is read by the last layer.
+      EXPECT_EQ(ranges, static_cast<ptrdiff_t>(network->units().size() + (last ? 1 : 0))) << quantizer;
+    }
+  }
+}
+
 TEST_P(EveryNetworkTest, BothNumericsGiveTheSameCodesInTraining) {
   if (GetParam().starts_with("preresnet")) return;
   for (const auto& [weight_bits, activation_bits] : {std::pair(2, 2), std::pair(4, 4), std::pair(8, 8)}) {
