@@ -6,7 +6,7 @@ import safetensors.numpy
 
 TITLES = {
     'full_precision': 'full precision', 'control': 'control: 10 more epochs in full precision', 'baseline': 'baseline', 'ts': 'TS', 'pq': 'PQ', 'ts_pq': 'TS + PQ', 'guided': 'guided',
-    'all': 'TS + PQ + guided ("all")', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'pact': 'PACT', 'stochastic': 'stochastic precision', 'no_calibration': 'baseline without calibration', 'ts_guided': 'TS + guided',
+    'all': 'TS + PQ + guided ("all")', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'pact': 'PACT', 'stochastic': 'stochastic precision', 'ts_guided': 'TS + guided',
     'pq_guided': 'PQ + guided', 'per_stage': 'TS + PQ, order per stage',
 }
 INK, LOW, GUIDE, GRID = '#1f2430', '#2f6fde', '#8a94a6', '#dfe3ea'
@@ -55,7 +55,9 @@ def table(experiment, done, missing):
 
 def title(method):
     method, _, rate = method.partition('_rate_')
-    return TITLES.get(method, method.replace('_', ' ')) + (f', learning rate {rate}' if rate else '')
+    calibrated = not method.endswith('no_calibration')
+    method = method.removesuffix('no_calibration').rstrip('_') or 'baseline'
+    return TITLES.get(method, method.replace('_', ' ')) + ('' if calibrated else ' without calibration') + (f', learning rate {rate}' if rate else '')
 
 
 def mean(values):
