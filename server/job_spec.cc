@@ -326,7 +326,6 @@ class Resolver {
     // Their learned scalars would have to start anew where a stage begins to quantise activations.
     needs_dorefa(spec_.distillation().students_size() > 0, "distillation.students");
     needs_dorefa(!spec_.layer_widths().empty(), "layer_widths");
-    needs_dorefa(spec_.shortcut_values() == v1::SHORTCUT_VALUES_FLOAT, "shortcut_values");
     needs_dorefa(name == "lsq" && spec_.weight_norm() == v1::WEIGHT_NORM_STD, "weight_norm");
     needs_dorefa(name == "lsq" && spec_.detach_weight_max(), "detach_weight_max");
     const auto check_width = [&](const std::string& field, int bits) {

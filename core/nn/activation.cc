@@ -81,6 +81,28 @@ class FloatActivation : public torch::autograd::Function<FloatActivation> {
   }
 };
 
+// clip(u, 0, 1) before a quantiser that learns its range.
+class UnroundedActivation : public torch::autograd::Function<UnroundedActivation> {
+ public:
+  // factor: dL/dlearned = factor sum of dL/d(range y) range where u > 1.
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& u, const at::Tensor& /*learned*/, double factor) {
+    ctx->save_for_backward({u});
+    ctx->saved_data["factor"] = factor;
+    at::Tensor y = at::empty_like(u);
+    ClipActivations(u, y);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const at::Tensor u = ctx->get_saved_variables()[0];
+    const at::Tensor grad = grads[0].contiguous();
+    at::Tensor grad_u = at::empty_like(u);
+    ClipBackward(u, grad, 1, grad_u);
+    const at::Tensor sum = (grad.to(at::kDouble) * u.gt(1)).sum();
+    return {grad_u, sum.mul(ctx->saved_data["factor"].toDouble()).to(u.scalar_type()).view({1}), at::Tensor()};
+  }
+};
+
 class MaxPooling : public torch::autograd::Function<MaxPooling> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, int64_t size) {
@@ -115,6 +137,13 @@ Features Activation::Forward(const at::Tensor& u) const {
   at::Tensor codes = QuantizedActivation::apply(u, learned, quantizer_, &result);
   TORCH_CHECK(result.offset == 0, "activations: layers take codes without an offset");
   return {std::move(codes), result.scale, quantizer_->greatest_code()};
+}
+
+Features Activation::Unrounded(const at::Tensor& u) const {
+  const at::Tensor learned = quantizer_ ? quantizer_->learned().value : at::Tensor();
+  if (!learned.defined()) return {FloatActivation::apply(u, /*clip=*/true), 1, 0};
+  const double factor = quantizer_->LearnedFactor(u.numel() / std::max<int64_t>(1, u.size(0)));
+  return {UnroundedActivation::apply(u, learned, factor), range(), 0};
 }
 
 int64_t Activation::CountPassing(const at::Tensor& x) const {

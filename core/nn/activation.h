@@ -20,6 +20,9 @@ class Activation {
   // u = x / range(): [N, C, ...], the network's dtype. Differentiable, also by what the quantiser learns.
   Features Forward(const at::Tensor& u) const;
 
+  // The value before rounding, clip(x, 0, range()), as multiples of range().
+  Features Unrounded(const at::Tensor& u) const;
+
   double range() const { return quantizer_ ? quantizer_->range() : 1; }
 
   // Inputs at which the gradient passes.

@@ -45,7 +45,7 @@ Half* Halves(at::Tensor& t) {
 }
 
 // Float32 sums of `count` images that lie in halves.
-inline at::Tensor Joined(const FastSums& s, int64_t first, int64_t count) {
+inline at::Tensor JoinedSums(const FastSums& s, int64_t first, int64_t count) {
   const at::Tensor upper = s.sums.narrow(0, first, count), lower = s.lower.narrow(0, first, count);
   at::Tensor numbers = at::empty(upper.sizes(), at::kFloat);
   JoinFloats(static_cast<const Bfloat16*>(upper.const_data_ptr()), static_cast<const uint16_t*>(lower.const_data_ptr()), numbers.numel(),
@@ -54,9 +54,9 @@ inline at::Tensor Joined(const FastSums& s, int64_t first, int64_t count) {
 }
 
 // Sums of all images in one piece, for who reads them more than once.
-inline void JoinAll(FastSums& s) {
+inline void JoinSums(FastSums& s) {
   if (!s.lower.defined()) return;
-  s.sums = Joined(s, 0, s.sums.size(0));
+  s.sums = JoinedSums(s, 0, s.sums.size(0));
   s.lower.reset();
 }
 

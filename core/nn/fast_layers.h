@@ -25,6 +25,8 @@ namespace bitstair::core {
 struct FeatureGradient {
   at::Tensor gradient;  // of FastFloat(), shape of the features
   float scale = 1;
+  // By the value before rounding, which shortcuts carry (shortcut_values: float): the same for all but a quantiser that learns from its rounding errors.
+  bool unrounded = false;
 };
 
 struct FastFeatures {
@@ -109,7 +111,7 @@ struct FastActivation {
 };
 
 // activation(norm(sums) + shortcut). shortcut: null, features, or (shortcut_norm and shortcut_sums) a convolution with its own batch norm.
-// values: if not null, takes clip(x, 0, 1) of the same sums x without rounding, float32 in any case. Throws NotANumber.
+// values: if not null, takes clip(x, 0, range) of the same sums x without rounding, as float32 multiples of the range. Throws NotANumber.
 // passed: if not null and gradients are recorded, takes how many inputs of the activation the gradient passes.
 Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* shortcut, const FastNorm* shortcut_norm, const Sums* shortcut_sums,
                        const FastActivation& activation, bool training, Features* values = nullptr, int64_t* passed = nullptr);

@@ -94,12 +94,12 @@ int64_t JoinedImages(const std::vector<int64_t>& size) {
   return std::max(multiple, kBytes / std::max<int64_t>(1, 4 * elements) / multiple * multiple);
 }
 
-// The same activation as floats: its gradient goes to the parts of the codes, of which a step is worth features.scale.
-Features ViewOf(const Features& features, at::Tensor numbers) {
-  Features view{{}, 1, 0, NewFeatures(std::move(numbers))};
+// The same activation as floats, numbers times range: its gradient goes to the parts of the codes, of which a step is worth features.scale.
+Features ViewOf(const Features& features, at::Tensor numbers, double range) {
+  Features view{{}, range, 0, NewFeatures(std::move(numbers))};
   Record({features.fast->token}, view.fast->token,
-         [to = features.fast, received = view.fast->parts, scale = static_cast<float>(features.scale)](const at::Tensor&) -> std::vector<at::Tensor> {
-           for (FeatureGradient& part : std::exchange(*received, {})) to->parts->push_back({std::move(part.gradient), part.scale * scale});
+         [to = features.fast, received = view.fast->parts, scale = static_cast<float>(features.scale / range)](const at::Tensor&) -> std::vector<at::Tensor> {
+           for (FeatureGradient& part : std::exchange(*received, {})) to->parts->push_back({std::move(part.gradient), part.scale * scale, /*unrounded=*/true});
            return {at::Tensor()};
          });
   return view;
@@ -163,8 +163,10 @@ struct Backward {
   at::Tensor codes;
   Operands operands;
 
-  // dL/d(what the quantiser learns), from dL/dcode. u is computed once more rather than kept: it is as large as all codes and sums together.
-  at::Tensor LearnedGradient(const std::vector<FeatureGradient>& parts) const {
+  // The sum of quant/quantizer.h over these parts. u is computed once more rather than kept: it is as large as all codes and sums together.
+  double SumOfRange(std::vector<FeatureGradient> received_parts, bool rounding) const {
+    const std::vector<FeatureGradient> parts = AtMost(2, std::move(received_parts));
+    if (parts.empty()) return 0;
     RangeGradientArgs args;
     args.size = codes.numel();
     for (size_t i = 0; i < parts.size(); ++i) args.parts[i] = {Read(parts[i].gradient), parts[i].scale};
@@ -172,23 +174,30 @@ struct Backward {
     args.mask = Words(mask);
     args.n = static_cast<float>(quantizer->greatest_code());
     at::Tensor unrounded;
-    if (quantizer->learns_rounding()) {
+    if (rounding) {
       unrounded = at::empty(codes.sizes(), at::kFloat);
       NormalizeArgs again = operands.Args(main.sums->sums, other.sums ? other.sums->sums : at::Tensor(), operands.shortcut);
       again.out = Write(unrounded);
       Normalize(again);
       args.unrounded = unrounded.const_data_ptr<float>();
     }
-    const double sum = SumRangeGradient(args);
+    return SumRangeGradient(args);
+  }
+
+  // dL/d(what the quantiser learns), from dL/dcode. What shortcuts carry without rounding hears of the range alone.
+  at::Tensor LearnedGradient() const {
+    std::vector<FeatureGradient> rounded, others;
+    for (const FeatureGradient& part : *received) (part.unrounded ? others : rounded).push_back(part);
+    const double sum = SumOfRange(rounded, quantizer->learns_rounding()) + SumOfRange(others, false);
     return at::full({1}, sum * quantizer->LearnedFactor(codes.numel() / std::max<int64_t>(1, codes.size(0))), at::kFloat);
   }
 
   // Gradients of the inputs as FastNormalize lists them.
   std::vector<at::Tensor> operator()() {
+    at::Tensor learned;
+    if (quantizer) learned = LearnedGradient();
     std::vector<FeatureGradient> parts = AtMost(2, std::exchange(*received, {}));
     TORCH_CHECK(!parts.empty(), "features got no gradient");
-    at::Tensor learned;
-    if (quantizer) learned = LearnedGradient(parts);
     for (FeatureGradient& part : parts) part.scale = static_cast<float>(part.scale * number_scale);
 
     NormGradientArgs args;
@@ -263,9 +272,9 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   const bool learns = codes && activation.quantizer && activation.quantizer->learned().value.defined();
   const bool reads_again = learns && activation.quantizer->learns_rounding();
   if (training && (other != nullptr || reads_again)) {
-    JoinAll(*s);
+    JoinSums(*s);
     if (other != nullptr) {
-      JoinAll(*other);
+      JoinSums(*other);
       MakeAlike(s->sums, other->sums);
     }
   }
@@ -275,7 +284,6 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   if (other != nullptr) {
     operands.second = Fold(*shortcut_norm, *shortcut_sums, training, range);
   } else if (shortcut != nullptr) {
-    TORCH_CHECK(range == 1 || shortcut->greatest_code > 0, "a learned range beside a shortcut of floats");
     operands.shortcut = shortcut->fast->numbers;
     operands.shortcut_scale = shortcut->scale / range;
     operands.shortcut_greatest = shortcut->greatest_code;
@@ -297,7 +305,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   const int64_t images = s->size[0], step = !training ? s->chunk : s->lower.defined() ? JoinedImages(s->size) : std::max<int64_t>(1, images);
   for (int64_t first = 0; first < images; first += step) {
     const int64_t count = std::min(step, images - first);
-    at::Tensor own = !training ? s->make(first, count) : s->lower.defined() ? Joined(*s, first, count) : s->sums;
+    at::Tensor own = !training ? s->make(first, count) : s->lower.defined() ? JoinedSums(*s, first, count) : s->sums;
     at::Tensor others = other == nullptr ? at::Tensor() : training ? other->sums : other->make(first, count);
     if (other != nullptr) MakeAlike(own, others);
     at::Tensor to = numbers.narrow(0, first, count);
@@ -325,7 +333,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
   const at::Tensor kept = learns ? numbers : at::Tensor();
   out.fast = NewFeatures(std::move(numbers));
   if (!record) {
-    if (values != nullptr) *values = {{}, 1, 0, NewFeatures(std::move(unrounded))};
+    if (values != nullptr) *values = {{}, range, 0, NewFeatures(std::move(unrounded))};
     return out;
   }
 
@@ -355,7 +363,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
     backward.operands = std::move(operands);
   }
   Record(inputs, out.fast->token, [backward](const at::Tensor&) mutable { return backward(); });
-  if (values != nullptr) *values = ViewOf(out, std::move(unrounded));
+  if (values != nullptr) *values = ViewOf(out, std::move(unrounded), range);
   return out;
 }
 

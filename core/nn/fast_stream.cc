@@ -14,7 +14,7 @@ Features FastAddToStream(const Sums& sums, const Features* stream, bool training
   const std::shared_ptr<FastSums> s = sums.fast;
   const std::shared_ptr<FastFeatures> from = stream != nullptr ? stream->fast : nullptr;
   at::Tensor numbers = at::empty(s->size, at::kFloat);
-  JoinAll(*s);
+  JoinSums(*s);
   // In training the sums of all images are there; in evaluation a chunk's are made, used and forgotten.
   const int64_t images = s->size[0], step = training ? std::max<int64_t>(1, images) : s->chunk;
   for (int64_t first = 0; first < images; first += step) {

@@ -257,7 +257,7 @@ Features LayeredNetwork::Activate(const Activation& activation, size_t group, co
   Features features = activation.Forward(x);
   if (values == nullptr) return features;
   const bool apart = activation.quantized() && config_.shortcut_values == ShortcutValues::kFloat;
-  *values = apart ? Activation(ActivationFunction::kClip, nullptr).Forward(x) : features;
+  *values = apart ? activation.Unrounded(x) : features;
   return features;
 }
 

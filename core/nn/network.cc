@@ -94,7 +94,6 @@ absl::Status CheckQuantizer(const NetworkConfig& config, const QuantizerFamily& 
   }
   if (config.weight_bits < family.least_weight_bits)
     return wrong("needs weights of at least ", family.least_weight_bits, " bits; weight_bits is ", config.weight_bits);
-  if (family.learns && config.shortcut_values == ShortcutValues::kFloat && config.activation_bits != 32) return wrong("takes no shortcut_values: float");
   return absl::OkStatus();
 }
 

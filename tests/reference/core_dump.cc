@@ -104,6 +104,16 @@ constexpr Run kRuns[] = {
     {"convnet28_w8a8_float64_lsq", "convnet28", 1, 28, 8, 8, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "lsq"; }},
     {"resnet20_w4a4_float64_pact", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, [](NetworkConfig& c) { c.quantizer = "pact"; }},
     {"resnet18_w2a2_float64_pact", "resnet18", 3, 48, 2, 2, ActivationFunction::kClip, at::kDouble, 20, 8, [](NetworkConfig& c) { c.quantizer = "pact"; }},
+    {"resnet20_w4a4_float64_lsq_float_shortcuts", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) {
+       c.quantizer = "lsq";
+       c.shortcut_values = ShortcutValues::kFloat;
+     }},
+    {"resnet18_w2a2_float64_pact_float_shortcuts", "resnet18", 3, 48, 2, 2, ActivationFunction::kClip, at::kDouble, 5, 8,
+     [](NetworkConfig& c) {
+       c.quantizer = "pact";
+       c.shortcut_values = ShortcutValues::kFloat;
+     }},
     {"resnet20_w2a2_float64_first_last", "resnet20", 3, 12, 2, 2, ActivationFunction::kClip, at::kDouble, 20, 1, FirstLast},
     {"resnet20_w4a4_float64_first_last", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1, FirstLast},
     {"resnet20_b_w2a32_float64_first_last", "resnet20_b", 3, 12, 2, 32, ActivationFunction::kClip, at::kDouble, 5, 1, FirstLast},

@@ -26,10 +26,20 @@ def lsq_activations(x, step, bits):
     return lsq(x, step, 0, greatest_code(bits), x[0].numel())
 
 
+def lsq_clipped(x, step, bits):
+    """What comes before rounding: clip(x, 0, n s)."""
+    n = greatest_code(bits)
+    return pact_clipped(x, scale_gradient(step, 1 / math.sqrt(x[0].numel() * n)) * n)
+
+
+def pact_clipped(x, clip):
+    return torch.minimum(x.clamp(min=0), clip)
+
+
 def pact_activations(x, clip, bits):
     """arXiv 1805.06085, equations 1 to 3: the gradient passes below the clip, and reaches the clip from above it."""
     n = greatest_code(bits)
-    y = torch.minimum(x.clamp(min=0), clip)
+    y = pact_clipped(x, clip)
     return y + (torch.round(y * n / clip) * clip / n - y).detach()
 
 

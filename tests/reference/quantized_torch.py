@@ -122,7 +122,8 @@ class Model:
         self.learned = {name: t.clone().requires_grad_() for name, t in tensors.items() if ".running_" not in name}
         self.weight_bits, self.activation_bits, self.relu, self.on_codes = weight_bits, activation_bits, relu, on_codes
         self.first = "conv1.weight"
-        self.option = option
+        self.float_shortcuts = option.endswith("float_shortcuts")
+        self.option = option.removesuffix("_float_shortcuts")
         self.last = max(n for n in self.learned if n.startswith("fc") and n.endswith(".weight"))
         self.first_last = option == "first_last" and weight_bits != 32
         self.last_bits = 8 if self.first_last else 32
@@ -138,9 +139,10 @@ class Model:
         y = self.normalized(x, x_bits, name, norm, stride, padding)
         if shortcut is not None:
             y = y + shortcut
-        out = self.activate(y, self.activation_width(name, bits), norm)
+        width = self.activation_width(name, bits)
+        out = self.activate(y, width, norm)
         # What a shortcut from here carries.
-        self.carried = y.clamp(0, 1) if self.option == "float_shortcuts" and bits != 32 else out
+        self.carried = self.unrounded(y, width, norm) if self.float_shortcuts and bits != 32 else out
         return out
 
     def weight_width(self, name):
@@ -168,13 +170,21 @@ class Model:
         if bits == 32 or self.option not in ("lsq", "pact"):
             out = activation_values(y, bits, self.relu)
         elif self.option == "lsq":
-            step = self.learned[f"{learned_torch.activation_of(self, norm)}.step"]
+            step = self.scalar(norm)
             out, scale = learned_torch.lsq_activations(y, step, bits), step.item()
         else:
-            clip = self.learned[f"{learned_torch.activation_of(self, norm)}.clip"]
+            clip = self.scalar(norm)
             out, scale = learned_torch.pact_activations(y, clip, bits), clip.item() / greatest_code(bits)
         self.activations.append((out.detach(), bits, scale))
         return out
+
+    def scalar(self, norm):
+        return self.learned[f"{learned_torch.activation_of(self, norm)}.{'step' if self.option == 'lsq' else 'clip'}"]
+
+    def unrounded(self, y, bits, norm):
+        if self.option == "lsq":
+            return learned_torch.lsq_clipped(y, self.scalar(norm), bits)
+        return learned_torch.pact_clipped(y, self.scalar(norm)) if self.option == "pact" else y.clamp(0, 1)
 
     def quantized_values(self, name, width, tanh):
         if self.option == "std":

@@ -77,7 +77,7 @@ enum class Nonlinearity : uint8_t { kClip, kRelu };
 struct NormalizeArgs {
   RowShape shape;
   Affine main;
-  // At most one of the two: values (kCodes with a scale, or floats), or a second affine (a convolution shortcut with its own batch norm), its sums stored
+  // At most one of the two: values (kCodes or floats, with a scale), or a second affine (a convolution shortcut with its own batch norm), its sums stored
   // like main's.
   ConstArray shortcut;
   double shortcut_scale = 1;

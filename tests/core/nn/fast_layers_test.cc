@@ -164,7 +164,7 @@ TEST(FastLayersTest, Float32SumsWhereTheOutputIsRounded) {
     const Features x = FastImages(pixels);
     const auto error = [&](const at::Tensor& sums) { return (sums.permute({0, 3, 1, 2}).to(at::kDouble) - expected.detach()).abs().max().item<double>(); };
     const Sums sums = conv.Forward(x);
-    JoinAll(*sums.fast);
+    JoinSums(*sums.fast);
     EXPECT_EQ(sums.fast->sums.scalar_type(), at::kFloat);
     EXPECT_LT(error(sums.fast->sums), 1e-5);
     {
@@ -200,7 +200,7 @@ TEST(FastLayersTest, SumsOfTheFirstLayerWaitForTheBackwardPassAsGradientsAreStor
       const Sums sums = conv.Forward(x);
       ASSERT_EQ(sums.fast->sums.scalar_type(), FastFloat());
       EXPECT_EQ(sums.fast->lower.defined(), FastFloat() != at::kFloat);
-      const at::Tensor before = sums.fast->lower.defined() ? Joined(*sums.fast, 0, images) : sums.fast->sums;
+      const at::Tensor before = sums.fast->lower.defined() ? JoinedSums(*sums.fast, 0, images) : sums.fast->sums;
       const FastActivation activation = Activation(ActivationFunction::kClip, quantizer).fast();
       const Features y = FastNormalize(norm.fast(), sums, nullptr, nullptr, nullptr, activation, true, nullptr, &passed.emplace_back());
       EXPECT_FALSE(sums.fast->lower.defined());
