@@ -83,7 +83,7 @@ def tuning_rows():
     # Two bits: from its predictions, where hints have not helped.
     result += [quantised('distillation', 'distillation', 2, 1, PREDICTIONS)]
     # LSQ beside shortcuts that are not rounded; two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
-    result += [quantised('lsq_float_shortcuts_rate_0.05', 'lsq', 4, 1, ('shortcut_values=float', 'quantized.learning_rate=0.05'))]
+    result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, 1, ('shortcut_values=float', 'quantized.learning_rate=0.05'))]
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
     # Three times as many epochs: do the methods need them?
