@@ -54,6 +54,7 @@ def test_rows():
     result += [quantised(method, method, bits, 1) for method in ('lsq', 'pact') for bits in (2, 4) if (method, bits) != ('lsq', 4)]
     result += [quantised('stochastic', 'stochastic', bits, 1, ('ranks=1',)) for bits in (2, 4)]
     result += [quantised('distillation', 'distillation', 2, seed, PREDICTIONS) for seed in (1, 2)]
+    result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, seed, ('shortcut_values=float', 'quantized.learning_rate=0.05')) for seed in (1, 2)]
     # Beside the paper's literal baseline, which has no calibration.
     result += [quantised(f'{method}_no_calibration', recipe, 2, 1, ('activation_calibration=none',))
                for method, recipe in [('all', 'guided_ts_pq'), ('ts_pq', 'ts_pq'), ('pq', 'pq'), ('ts', 'ts'), ('guided', 'guided')]]
