@@ -22,7 +22,6 @@ class Row:
 
 
 LAMBDA = 1  # of guided training: see the tuning
-PREDICTIONS = ('distillation.students=[]', 'ranks=1', 'distillation.temperature=4', 'distillation.student_weight=1')  # one student
 # Epochs of each stage. What counts is how long the last one is trained (docs/methods.md), so the others have one each.
 STAGE_EPOCHS = {'ts': [1, 9], 'pq': [1, 9], 'ts_pq': [1, 1, 1, 7]}
 
@@ -53,7 +52,6 @@ def test_rows():
     result += [quantised('per_stage', 'ts_pq', 2, 1, ('order=per_stage',))]
     result += [quantised(method, method, bits, 1) for method in ('lsq', 'pact') for bits in (2, 4) if (method, bits) != ('lsq', 4)]
     result += [quantised('stochastic', 'stochastic', bits, 1, ('ranks=1',)) for bits in (2, 4)]
-    result += [quantised('distillation', 'distillation', 2, seed, PREDICTIONS) for seed in (1, 2)]
     result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, seed, ('shortcut_values=float', 'quantized.learning_rate=0.05')) for seed in (1, 2)]
     # Beside the paper's literal baseline, which has no calibration.
     result += [quantised(f'{method}_no_calibration', recipe, 2, 1, ('activation_calibration=none',))
@@ -74,21 +72,16 @@ def tuning_rows():
     result += [quantised('short_baseline', 'baseline', 2, 1, short), quantised('short_baseline_percentile_98', 'baseline', 2, 1, (*short, 'calibration_percentile=98')),
                quantised('short_ts', 'ts', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')), quantised('short_pq', 'pq', 2, 1, (*short, 'quantized.stage_epochs=[1, 4]')),
                quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
-    # Four bits: LSQ's learning rate, and learning from the teacher's predictions.
-    result += [quantised('lsq', 'lsq', 4, 1)] + [quantised(f'lsq_rate_{rate}', 'lsq', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05, 0.07)]
-    # ... PACT's, LSQ from eight bits on, and shortcuts that are not rounded.
-    result += [quantised(f'pact_rate_{rate}', 'pact', 4, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
-    result += [quantised('lsq_pq_rate_0.05', 'pq', 4, 1, ('quantizer=lsq', 'quantized.learning_rate=0.05'))]
-    result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, ('shortcut_values=float', f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
-    result += [quantised('lsq_distillation', 'distillation', 4, 1, (*PREDICTIONS[:2], 'quantizer=lsq', 'quantized.learning_rate=0.03', *PREDICTIONS[2:]))]
-    # Two bits: from its predictions, where hints have not helped.
-    result += [quantised('distillation', 'distillation', 2, 1, PREDICTIONS)]
-    # LSQ beside shortcuts that are not rounded; two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
+    # Four bits: LSQ's learning rate, and shortcuts that are not rounded.
+    result += [quantised('lsq', 'lsq', 4, 1), quantised('lsq_rate_0.05', 'lsq', 4, 1, ('quantized.learning_rate=0.05',))]
     result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, 1, ('shortcut_values=float', 'quantized.learning_rate=0.05'))]
+    result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, ('shortcut_values=float', f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
+    # Two bits: learning from the teacher's predictions, where hints have not helped.
+    one_student = ('distillation.students=[]', 'ranks=1', 'distillation.temperature=4', 'distillation.student_weight=1')
+    result += [quantised('distillation', 'distillation', 2, 1, one_student)]
+    # Two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
-    # Three times as many epochs: do the methods need them?
-    result += [quantised('long_all', 'guided_ts_pq', 2, 1, ('quantized.stage_epochs=[3, 3, 3, 21]',)), quantised('long_baseline', 'baseline', 2, 1, ('quantized.epochs=30',))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 
