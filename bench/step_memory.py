@@ -16,7 +16,7 @@ PEER = 'torch_fp32'
 
 def main():
     parser = driver.command_line(__doc__)
-    parser.add_argument('--runs', type=driver.positive, default=3, help='fresh processes of each; default: %(default)s')
+    parser.add_argument('--runs', type=driver.positive, default=9, help='fresh processes of each; default: %(default)s')
     arguments = parser.parse_args()
     report = driver.Report(arguments.json_out)
     for network, batch in driver.networks_of(arguments):

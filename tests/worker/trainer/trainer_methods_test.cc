@@ -190,7 +190,9 @@ TEST_F(TrainerTest, AChainOfGuidedPairsResumesBitForBit) {
     const Outcome broken = Run(start, nullptr, "W4A4:1:9:1");
     EXPECT_EQ(broken.exits[1], -SIGKILL);
     // NCCL waits for a lost peer until the worker ends the gang.
-    if (Gpus() == 0) EXPECT_EQ(broken.results[0].cause(), v1::EXIT_CAUSE_PEER_LOST) << Problems(broken);
+    if (Gpus() == 0) {
+      EXPECT_EQ(broken.results[0].cause(), v1::EXIT_CAUSE_PEER_LOST) << Problems(broken);
+    }
     EXPECT_EQ(broken.checkpoints.back().checkpoint().step(), 2);
     start.set_resume_path(broken.checkpoints.back().path());
     start.mutable_attempt()->set_generation(2);
