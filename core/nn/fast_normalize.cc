@@ -88,10 +88,10 @@ void KeepForBackward(at::Tensor& sums) {
 }
 
 // How many images' float32 sums are joined at once, to stay in the cache. Chunks begin with a word of the mask.
+constexpr int64_t kJoinedBytes = int64_t{1} << 20;
 int64_t JoinedImages(const std::vector<int64_t>& size) {
-  constexpr int64_t kBytes = int64_t{1} << 20;
   const int64_t elements = size[1] * size[2] * size[3], multiple = SumsGradient::Multiple(elements);
-  return std::max(multiple, kBytes / std::max<int64_t>(1, 4 * elements) / multiple * multiple);
+  return std::max(multiple, kJoinedBytes / std::max<int64_t>(1, 4 * elements) / multiple * multiple);
 }
 
 // The same activation as floats, numbers times range: its gradient goes to the parts of the codes, of which a step is worth features.scale.
