@@ -4,6 +4,7 @@
 
 #include "core/kernels/cpu_clones.h"
 #include "core/kernels/float_halves.h"
+#include "core/kernels/step_clock.h"
 
 namespace bitstair::core {
 namespace {
@@ -26,18 +27,26 @@ BITSTAIR_CPU_CLONES void Round(const float* numbers, int64_t n, Bfloat16* rounde
   for (int64_t i = 0; i < n; ++i) Set(rounded[i], numbers[i]);
 }
 
+// f(begin, end) over all elements; bytes: that each one reads and writes.
+template <typename F>
+void ForElements(int64_t size, int64_t bytes, F&& f) {
+  const StepTimer timer(StepPart::kElementwise);
+  CountElementwiseBytes(size * bytes);
+  at::parallel_for(0, size, kGrainElements, f);
+}
+
 }  // namespace
 
 void SplitFloats(const float* numbers, int64_t size, Bfloat16* upper, uint16_t* lower) {
-  at::parallel_for(0, size, kGrainElements, [&](int64_t begin, int64_t end) { Split(numbers + begin, end - begin, upper + begin, lower + begin); });
+  ForElements(size, 8, [&](int64_t begin, int64_t end) { Split(numbers + begin, end - begin, upper + begin, lower + begin); });
 }
 
 void JoinFloats(const Bfloat16* upper, const uint16_t* lower, int64_t size, float* numbers) {
-  at::parallel_for(0, size, kGrainElements, [&](int64_t begin, int64_t end) { Join(upper + begin, lower + begin, end - begin, numbers + begin); });
+  ForElements(size, 8, [&](int64_t begin, int64_t end) { Join(upper + begin, lower + begin, end - begin, numbers + begin); });
 }
 
 void RoundFloats(const float* numbers, int64_t size, Bfloat16* rounded) {
-  at::parallel_for(0, size, kGrainElements, [&](int64_t begin, int64_t end) { Round(numbers + begin, end - begin, rounded + begin); });
+  ForElements(size, 6, [&](int64_t begin, int64_t end) { Round(numbers + begin, end - begin, rounded + begin); });
 }
 
 }  // namespace bitstair::core
