@@ -10,7 +10,5 @@ namespace bitstair::core {
 
 void SplitFloats(const float* numbers, int64_t size, Bfloat16* upper, uint16_t* lower);
 void JoinFloats(const Bfloat16* upper, const uint16_t* lower, int64_t size, float* numbers);
-// To the nearest bfloat16, ties to even; a NaN stays one.
-void RoundFloats(const float* numbers, int64_t size, Bfloat16* rounded);
 
 }  // namespace bitstair::core

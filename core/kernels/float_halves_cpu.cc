@@ -23,30 +23,23 @@ BITSTAIR_CPU_CLONES void Join(const Bfloat16* upper, const uint16_t* lower, int6
   for (int64_t i = 0; i < n; ++i) numbers[i] = std::bit_cast<float>(static_cast<uint32_t>(upper[i].bits) << 16 | lower[i]);
 }
 
-BITSTAIR_CPU_CLONES void Round(const float* numbers, int64_t n, Bfloat16* rounded) {
-  for (int64_t i = 0; i < n; ++i) Set(rounded[i], numbers[i]);
-}
-
-// f(begin, end) over all elements; bytes: that each one reads and writes.
+// f(begin, end) over all elements.
 template <typename F>
-void ForElements(int64_t size, int64_t bytes, F&& f) {
+void ForElements(int64_t size, F&& f) {
+  constexpr int64_t kBytes = 8;  // that each one reads and writes
   const StepTimer timer(StepPart::kElementwise);
-  CountElementwiseBytes(size * bytes);
+  CountElementwiseBytes(size * kBytes);
   at::parallel_for(0, size, kGrainElements, f);
 }
 
 }  // namespace
 
 void SplitFloats(const float* numbers, int64_t size, Bfloat16* upper, uint16_t* lower) {
-  ForElements(size, 8, [&](int64_t begin, int64_t end) { Split(numbers + begin, end - begin, upper + begin, lower + begin); });
+  ForElements(size, [&](int64_t begin, int64_t end) { Split(numbers + begin, end - begin, upper + begin, lower + begin); });
 }
 
 void JoinFloats(const Bfloat16* upper, const uint16_t* lower, int64_t size, float* numbers) {
-  ForElements(size, 8, [&](int64_t begin, int64_t end) { Join(upper + begin, lower + begin, end - begin, numbers + begin); });
-}
-
-void RoundFloats(const float* numbers, int64_t size, Bfloat16* rounded) {
-  ForElements(size, 6, [&](int64_t begin, int64_t end) { Round(numbers + begin, end - begin, rounded + begin); });
+  ForElements(size, [&](int64_t begin, int64_t end) { Join(upper + begin, lower + begin, end - begin, numbers + begin); });
 }
 
 }  // namespace bitstair::core

@@ -39,11 +39,6 @@ inline RowShape RowsOf(const at::Tensor& nhwc) {
   return {nhwc.numel() / nhwc.size(3), nhwc.size(3)};
 }
 
-template <typename Half>
-Half* Halves(at::Tensor& t) {
-  return static_cast<Half*>(t.mutable_data_ptr());
-}
-
 // Float32 sums of `count` images that lie in halves.
 inline at::Tensor JoinedSums(const FastSums& s, int64_t first, int64_t count) {
   const at::Tensor upper = s.sums.narrow(0, first, count), lower = s.lower.narrow(0, first, count);

@@ -75,7 +75,8 @@ at::Tensor Floats(const at::Tensor& x, int64_t first, int64_t count, int64_t ste
 // Puts the sums of the images from `first` on into their halves.
 void Split(const at::Tensor& numbers, FastSums& to, int64_t first) {
   at::Tensor upper = to.sums.narrow(0, first, numbers.size(0)), lower = to.lower.narrow(0, first, numbers.size(0));
-  SplitFloats(numbers.const_data_ptr<float>(), numbers.numel(), Halves<Bfloat16>(upper), Halves<uint16_t>(lower));
+  SplitFloats(numbers.const_data_ptr<float>(), numbers.numel(), static_cast<Bfloat16*>(upper.mutable_data_ptr()),
+              static_cast<uint16_t*>(lower.mutable_data_ptr()));
 }
 
 // One convolution forward.

@@ -9,7 +9,6 @@
 #include <ATen/core/grad_mode.h>
 
 #include "core/kernels/cpu_clones.h"
-#include "core/kernels/float_halves.h"
 #include "core/kernels/quant_math.h"
 #include "core/kernels/range_gradient.h"
 #include "core/nn/batch_norm.h"
@@ -324,10 +323,7 @@ Features FastNormalize(const FastNorm& norm, const Sums& sums, const Features* s
       args.mask = nullptr;
       Normalize(args);
     }
-    if (s->lower.defined()) {
-      at::Tensor rounded = s->sums.narrow(0, first, count);
-      RoundFloats(own.const_data_ptr<float>(), own.numel(), Halves<Bfloat16>(rounded));
-    }
+    if (s->lower.defined()) s->sums.narrow(0, first, count).copy_(own);
   }
   s->lower.reset();
   const at::Tensor kept = learns ? numbers : at::Tensor();
