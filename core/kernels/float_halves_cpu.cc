@@ -10,6 +10,7 @@ namespace bitstair::core {
 namespace {
 
 constexpr int64_t kGrainElements = 32768;
+constexpr int64_t kElementBytes = 8;  // that one element reads and writes
 
 BITSTAIR_CPU_CLONES void Split(const float* numbers, int64_t n, Bfloat16* upper, uint16_t* lower) {
   for (int64_t i = 0; i < n; ++i) {
@@ -26,9 +27,8 @@ BITSTAIR_CPU_CLONES void Join(const Bfloat16* upper, const uint16_t* lower, int6
 // f(begin, end) over all elements.
 template <typename F>
 void ForElements(int64_t size, F&& f) {
-  constexpr int64_t kBytes = 8;  // that each one reads and writes
   const StepTimer timer(StepPart::kElementwise);
-  CountElementwiseBytes(size * kBytes);
+  CountElementwiseBytes(size * kElementBytes);
   at::parallel_for(0, size, kGrainElements, f);
 }
 
