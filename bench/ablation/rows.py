@@ -79,6 +79,9 @@ def tuning_rows():
     # Two bits: learning from the teacher's predictions, where hints have not helped.
     one_student = ('distillation.students=[]', 'ranks=1', 'distillation.temperature=4', 'distillation.student_weight=1')
     result += [quantised('distillation', 'distillation', 2, 1, one_student)]
+    for method, rate, options in [('pq', 0.02, ()), ('ts_pq', 0.03, ('two_stage=true',))]:
+        chain = quantised(f'distillation_{method}_{rate}', 'distillation', 2, 1, (*one_student, f'quantized.stage_epochs={STAGE_EPOCHS[method]}', f'quantized.learning_rate={rate}', *options))
+        result += [dataclasses.replace(chain, settings=('widths=[32, 4, 2]', *(s for s in chain.settings if s != 'widths=[32, 2]' and not s.startswith('quantized.epochs'))))]
     # Two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
