@@ -32,8 +32,8 @@ std::vector<int> BlocksOf(absl::string_view network) {
 }  // namespace
 
 std::vector<std::string> KnownHintPoints(const std::string& network) {
-  if (network == "convnet28") return {"conv1", "conv2", "conv3", "fc1"};
-  if (network == "alexnet" || network == "alexnet_cifar") return {"conv1", "conv2", "conv3", "conv4", "conv5", "fc1", "fc2"};
+  if (network == "convnet28") return {"conv1", "conv2", "conv3", "fc1", "logits"};
+  if (network == "alexnet" || network == "alexnet_cifar") return {"conv1", "conv2", "conv3", "conv4", "conv5", "fc1", "fc2", "logits"};
   std::vector<std::string> points;
   const std::vector<int> blocks = BlocksOf(network);
   for (size_t g = 0; g < blocks.size(); ++g) {
@@ -41,6 +41,7 @@ std::vector<std::string> KnownHintPoints(const std::string& network) {
     for (int i = 0; i + 1 < blocks[g]; ++i) points.push_back(absl::StrCat(group, ".", i));
     points.push_back(group);
   }
+  if (!points.empty()) points.push_back("logits");
   return points;
 }
 

@@ -46,6 +46,7 @@ at::Tensor LayeredNetwork::ForwardPrepared(const Features& images, bool training
   activations_done_ = 0;
   at::Tensor logits = Logits(images, training);
   TORCH_CHECK(activations_done_ == units_.size() + 1, config_.network, " has ", activations_done_, " activations and ", units_.size(), " layers that read one");
+  ShowHint(hint_points_.size() - 1, {logits});
   return logits;
 }
 
@@ -205,8 +206,8 @@ void LayeredNetwork::AddActivation(size_t group, const std::string& name, bool l
 }
 
 size_t LayeredNetwork::AddHintPoint(std::string name, bool by_default) {
-  hint_points_.push_back({std::move(name), by_default});
-  return hint_points_.size() - 1;
+  const auto added = hint_points_.insert(hint_points_.end() - 1, {std::move(name), by_default});
+  return static_cast<size_t>(added - hint_points_.begin());
 }
 
 size_t LayeredNetwork::AddBlockHintPoint(const std::string& block, bool last_of_group, bool of_last_two_groups) {

@@ -64,7 +64,7 @@ class LayeredNetwork : public Network {
 
   void RestoredBy(size_t group, const std::string& parameter) { groups_[group].restored_by.push_back(parameter); }
 
-  // Declares a hint point, in the constructor and in the order of Forward. Returns its index, for ShowHint.
+  // Declares a hint point before the logits, in the constructor and in the order of Forward. Returns its index, for ShowHint.
   size_t AddHintPoint(std::string name, bool by_default);
   // Of the block called `block` ("layer2.1"), the last one of its group or not: the last one's name is the group's, and a hint point by default if the group is
   // one of the network's last two. A network that normalises before it convolves shows the activation that reads the sum, for the sum has no range.
@@ -130,7 +130,7 @@ class LayeredNetwork : public Network {
   std::vector<std::string> layer_names_;
   ActivationObserver observer_;
   std::vector<ClipCount>* clip_counts_ = nullptr;
-  std::vector<HintPoint> hint_points_;
+  std::vector<HintPoint> hint_points_{{.name = "logits", .logits = true}};
   HintObserver hint_observer_;
 };
 

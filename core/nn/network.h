@@ -74,10 +74,11 @@ struct WeightLevels {
 // Sees the values of an activation of group `group` (index into activation_groups()).
 using ActivationObserver = std::function<void(size_t group, const at::Tensor& values)>;
 
-// Features that a guided pair may compare (core/training/guided_step.h): what an activation gives, before any pooling.
+// Features that a guided pair may compare (core/training/guided_step.h): what an activation gives, before any pooling, and the logits.
 struct HintPoint {
   std::string name;         // "layer2": what the last block of that group gives; "layer2.0": an inner block; "fc1": a layer outside of blocks
   bool by_default = false;  // taken where a recipe names none: the last two groups of blocks, or the last two hidden layers where there are no blocks
+  bool logits = false;      // the last one, "logits": no activation bounds them, so they are compared as they are
 };
 
 // Sees the features of hint point `point` (index into hint_points()).

@@ -7,7 +7,7 @@
 
 namespace bitstair::core {
 
-// Q(mu) of one hint point. bits 1..16: float32 codes in [0, 2^bits - 1]; 32: float32 values in [0, 1].
+// Q(mu) of one hint point. bits 1..16: float32 codes in [0, 2^bits - 1]; 32: float32 values in [0, 1], of logits any.
 struct HintFeatures {
   at::Tensor values;  // contiguous, in the layout of the net's features, which both nets share
   int bits = 32;

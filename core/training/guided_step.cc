@@ -152,10 +152,11 @@ void GuidedStep::Forget() {
 // Adds lambda R to both losses and returns R.
 double GuidedStep::AddHints(std::vector<double>* terms) {
   auto& [low, full] = members_;
-  const HintOptions options{
+  HintOptions options{
       .bits = low.network->config().activation_bits, .weight = options_.lambda, .clipped = Clips(low.network->config()) && Clips(full.network->config())};
   double distance = 0;
   for (size_t i = 0; i < hint_points_.size(); ++i) {
+    options.logits = low.network->hint_points()[hint_points_[i]].logits;
     const HintTerm term = HintLoss(low.hints[i], full.hints[i], options);
     distance += term.distance;
     terms->push_back(term.distance);

@@ -2,7 +2,8 @@
 //   R = 1/2 mean (Q(mu_full) - Q(mu_low))^2 over the elements of a hint point;   Q(z) = rint(n clip(z, 0, 1)) / n, n = 2^bits - 1, straight through where
 //   0 <= z <= 1;   for 32 bits Q is the clip
 // The width is that of the low-precision net's features at the hint point, so Q leaves them as they are; where they are not quantised, it is the width of that
-// net's activations.
+// net's activations. Logits, which no activation bounds, are compared as they are: Q(z) = z, and 1/2 mean over images and classes is the limit of distillation's
+// T^2 KL for a high temperature, but for the means that softmax does not see (Hinton et al., arXiv 1503.02531, section 2.1).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,6 +15,7 @@ namespace bitstair::core {
 struct HintOptions {
   int bits = 32;         // the low-precision net's activation width; features of codes have their own
   double weight = 1;     // lambda, for the element mean
+  bool logits = false;   // Q is the identity
   bool clipped = false;  // both nets' activations are clips: no feature is above 1. Spares numerics fast an array, changes no result
 };
 

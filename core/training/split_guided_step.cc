@@ -29,11 +29,11 @@ int WidthOf(const Features& low, int bits) {
   return low.greatest_code > 0 ? std::bit_width(static_cast<uint64_t>(low.greatest_code)) : bits;
 }
 
-// Q(features) with this many bits.
-HintFeatures CodesOf(const Features& features, int bits) {
+// Q(features) with this many bits; of logits: themselves.
+HintFeatures CodesOf(const Features& features, int bits, bool logits) {
   const at::NoGradGuard no_grad;
   const at::Tensor numbers = (features.fast != nullptr ? features.fast->numbers : features.tensor).detach();
-  if (features.greatest_code > 0) return {numbers.to(at::kFloat).contiguous(), bits};
+  if (features.greatest_code > 0 || logits) return {numbers.to(at::kFloat).contiguous(), bits};
   const at::Tensor clipped = numbers.to(at::kFloat).clamp(0, 1);
   return {(bits == 32 ? clipped : (clipped * static_cast<double>(GreatestCode(bits))).round()).contiguous(), bits};
 }
@@ -95,7 +95,7 @@ absl::StatusOr<GuidedStepResult> SplitGuidedStep::ComputeGradients(const Batch& 
     if (at == hint_points_.end()) return;
     const auto index = static_cast<size_t>(at - hint_points_.begin());
     hints_[index] = features;
-    if (side_ == PairSide::kLow) widths_[index] = WidthOf(features, bits_);
+    if (side_ == PairSide::kLow) widths_[index] = IsLogits(index) ? 32 : WidthOf(features, bits_);
     if (side_ == PairSide::kLow || (early_ && widths_[index] > 0)) Send(index);
   });
   absl::StatusOr<NetPass> pass = RunForward(*own_.network, NameOf(side_), images, batch, quantize);
@@ -134,7 +134,7 @@ void SplitGuidedStep::Update(double learning_rate) {
 }
 
 void SplitGuidedStep::Send(size_t index) {
-  exchange_.Send(index, CodesOf(hints_[index], widths_[index]));
+  exchange_.Send(index, CodesOf(hints_[index], widths_[index], IsLogits(index)));
   sent_[index] = true;
 }
 
@@ -157,7 +157,7 @@ absl::Status SplitGuidedStep::AddHints(at::Tensor* loss, GuidedStepResult* resul
     }
     if (!status.ok()) continue;
     const Features other = Constant(received, side_ == PairSide::kLow ? PairSide::kFull : PairSide::kLow, own);
-    const HintOptions hint{.bits = received.bits == 32 ? 32 : bits_, .weight = options_.lambda, .clipped = clipped_};
+    const HintOptions hint{.bits = received.bits == 32 ? 32 : bits_, .weight = options_.lambda, .logits = IsLogits(i), .clipped = clipped_};
     const HintTerm term = side_ == PairSide::kLow ? HintLoss(own, other, hint) : HintLoss(other, own, hint);
     result->hint += term.distance;
     result->hints.push_back(term.distance);

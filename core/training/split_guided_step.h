@@ -32,6 +32,7 @@ class SplitGuidedStep {
  private:
   SplitGuidedStep(PairMember own, PairSide side, const NetworkConfig& low, const NetworkConfig& full, const GuidedOptions& options, bool early,
                   std::vector<size_t> hint_points, FeatureExchange* exchange);
+  bool IsLogits(size_t index) const { return own_.network->hint_points()[hint_points_[index]].logits; }
   void Send(size_t index);
   absl::Status AddHints(at::Tensor* loss, GuidedStepResult* result);
 

@@ -66,7 +66,7 @@ class GuidedTest(harness.Case):
 
     def test_a_recipe_with_an_unknown_hint_point_is_refused(self):
         result = self.cli('plan', SMOKE, '--set', 'guided.hint_points=[layer3]', check=2)
-        self.assertIn('"layer3" is no hint point of convnet28; known: conv1, conv2, conv3, fc1', result.stderr)
+        self.assertIn('"layer3" is no hint point of convnet28; known: conv1, conv2, conv3, fc1, logits', result.stderr)
         plan = json.loads(self.cli('plan', SMOKE, '--set', 'guided={}', '--output', 'json').stdout)
         self.assertEqual(plan['stages'][-1]['guided']['teacher'], 'carry')
 

@@ -10,10 +10,10 @@ from several_nets import compare_end, compare_first_gradients, expect_close, mod
 
 # The default: the outputs of the last two groups of blocks.
 HINT_POINTS = {'guided_resnet20_w4a4': ['layer2', 'layer3'], 'guided_resnet20_w2a32': ['layer1.1', 'layer3'], 'guided_convnet28_w4a4': ['conv1', 'conv2', 'fc1'],
-               'guided_resnet20_w2a2_first_last': ['layer2', 'layer3']}
+               'guided_resnet20_w2a2_first_last': ['layer2', 'layer3'], 'guided_resnet20_w2a2_logits': ['layer3', 'logits']}
 RELU_TEACHERS = ['guided_convnet28_w4a4']
-# Where the low-precision net's features have another width than its activations.
-HINT_WIDTHS = {'guided_resnet20_w2a2_first_last': {'layer3': 8}}
+# Where the low-precision net's features have another width than its activations, or none.
+HINT_WIDTHS = {'guided_resnet20_w2a2_first_last': {'layer3': 8}, 'guided_resnet20_w2a2_logits': {'logits': None}}
 
 
 def compare(core, run):

@@ -33,6 +33,7 @@ const std::vector<Run>& Runs() {
       {"guided_resnet20_w4a4", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, 10, 0.05, {}, 20},
       {"guided_resnet20_w2a32", "resnet20", 3, 12, 2, 32, ActivationFunction::kClip, 30, 0.02, {"layer1.1", "layer3"}, 20},
       {"guided_resnet20_w2a2_first_last", "resnet20", 3, 12, 2, 2, ActivationFunction::kClip, 10, 0.05, {}, 20, true},
+      {"guided_resnet20_w2a2_logits", "resnet20", 3, 12, 2, 2, ActivationFunction::kClip, 1, 0.05, {"logits", "layer3"}, 20},
       {"guided_convnet28_w4a4", "convnet28", 1, 28, 4, 4, ActivationFunction::kRelu, 30, 0.05, {"conv1", "conv2", "fc1"}, 20},
   };
   return runs;

@@ -7,8 +7,10 @@ from quantized_torch import activation_values
 
 
 def distance(full, low, bits):
-    """R of one hint point: 1/2 mean (Q(full) - Q(low))^2. Q leaves what has few bits already as it is."""
-    return 0.5 * (activation_values(full, bits) - activation_values(low, bits)).square().mean()
+    """R of one hint point: 1/2 mean (Q(full) - Q(low))^2. Q leaves what has few bits already as it is. bits None, of logits: without Q."""
+    if bits is not None:
+        full, low = activation_values(full, bits), activation_values(low, bits)
+    return 0.5 * (full - low).square().mean()
 
 
 class GuidedPair:
@@ -22,7 +24,8 @@ class GuidedPair:
         entropies = {}
         for net, model in (('low', self.low), ('full', self.full)):
             model.begin_step()
-            entropies[net] = F.cross_entropy(model.forward(images), labels)
+            logits = model.hints['logits'] = model.forward(images)
+            entropies[net] = F.cross_entropy(logits, labels)
         pairs = [(self.full.hints[name], self.low.hints[name], bits) for name, bits in self.hint_points.items()]
         hints = {'low': sum(distance(full.detach(), low, bits) for full, low, bits in pairs), 'full': sum(distance(full, low.detach(), bits) for full, low, bits in pairs)}
         for net, model in (('low', self.low), ('full', self.full)):

@@ -210,7 +210,7 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"guided.lambda", "is nan", [&](auto* s) { s->mutable_guided()->set_lambda(nan); }},
       {"guided.teacher_learning_rate_factor", "is 101", [](auto* s) { s->mutable_guided()->set_teacher_learning_rate_factor(101); }},
       {"guided.teacher", "no value 5", [](auto* s) { s->mutable_guided()->set_teacher(static_cast<v1::TeacherStart>(5)); }},
-      {"guided.hint_points[1]", "no hint point of convnet28; known: conv1, conv2, conv3, fc1",
+      {"guided.hint_points[1]", "no hint point of convnet28; known: conv1, conv2, conv3, fc1, logits",
        [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("layer3"); }},
       {"guided.hint_points[1]", "named twice", [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("fc1"); }},
       {"distillation", "exclude each other", [](auto* s) { s->mutable_guided(), s->mutable_distillation(); }},

@@ -116,6 +116,17 @@ TEST(HintLossTest, At32BitsQIsTheClip) {
   EXPECT_TRUE(at::allclose(full.tensor.grad(), at::tensor({-0.05, 0.0}, at::kDouble))) << full.tensor.grad();
 }
 
+TEST(HintLossTest, LogitsAreComparedAsTheyAre) {
+  const Features low = OfValues({2.5, -4, 0.5}), full = OfValues({3, -1, 0.5});
+  const HintTerm term = HintLoss(low, full, {.bits = 2, .weight = 10, .logits = true, .clipped = true});
+  EXPECT_DOUBLE_EQ(term.distance, 0.5 * (0.25 + 9) / 3);
+  term.low.backward();
+  term.full.backward();
+  const at::Tensor gradient = at::tensor({-0.5, -3.0, 0.0}, at::kDouble) * (10.0 / 3);
+  EXPECT_TRUE(at::allclose(low.tensor.grad(), gradient)) << low.tensor.grad();
+  EXPECT_TRUE(at::allclose(full.tensor.grad(), -gradient)) << full.tensor.grad();
+}
+
 TEST(HintLossTest, RefusesFeaturesOfDifferentShapes) {
   EXPECT_THROW(HintLoss(OfValues({0, 1}), OfValues({0, 1, 0}), {}), c10::Error);
 }
@@ -233,6 +244,7 @@ TEST(GuidedStepTest, FastGradientsFollowTheReference) {
     CompareNumerics("convnet28", 4, 4, ActivationFunction::kRelu, {.lambda = 100, .hint_points = {"fc1", "conv2"}});
     CompareNumerics("resnet20", 4, 4, ActivationFunction::kClip, {.lambda = 100});
     CompareNumerics("resnet20", 4, 32, ActivationFunction::kClip, {.lambda = 100, .hint_points = {"layer1.1", "layer3"}});
+    CompareNumerics("resnet20", 2, 2, ActivationFunction::kClip, {.lambda = 10, .hint_points = {"logits", "layer2"}});
     CompareNumerics("resnet18", 4, 4, ActivationFunction::kClip, {.lambda = 100});
   }
   SetFastFloat(at::kHalf);
@@ -256,6 +268,7 @@ TEST(HintPointsTest, ByDefaultTheLastTwoGroups) {
 
 TEST(HintPointsTest, AreChosenByName) {
   EXPECT_EQ(Chosen("resnet20", {"layer3", "layer1.0", "layer1"}), (std::vector<std::string>{"layer1.0", "layer1", "layer3"}));
+  EXPECT_EQ(Chosen("resnet20", {"logits", "layer3"}), (std::vector<std::string>{"layer3", "logits"}));
 }
 
 // Each point is shown once, in order, with features of the network's own shapes.
@@ -286,7 +299,7 @@ std::string CreateError(const NetworkConfig& low, const NetworkConfig& full, con
 TEST(GuidedStepErrorTest, UnknownHintPointsAreNamed) {
   const NetworkConfig low = Config("resnet20", 4, 4, Numerics::kReference), full = Config("resnet20", 32, 32, Numerics::kReference);
   EXPECT_EQ(CreateError(low, full, {.hint_points = {"layer3", "layer5"}}),
-            "network resnet20 has no hint point \"layer5\"; known: layer1.0, layer1.1, layer1, layer2.0, layer2.1, layer2, layer3.0, layer3.1, layer3");
+            "network resnet20 has no hint point \"layer5\"; known: layer1.0, layer1.1, layer1, layer2.0, layer2.1, layer2, layer3.0, layer3.1, layer3, logits");
   EXPECT_EQ(CreateError(low, full, {.hint_points = {"layer3", "layer3"}}), "hint point \"layer3\" is named twice");
 }
 

@@ -62,6 +62,12 @@ TEST_F(SplitPairTest, OtherMethodsTrainTheSameBitsToo) {
   same(
       "activations of 16 bits", [](v1::StageSpec&) {}, 16);
   same("fast, where codes are bytes", [](v1::StageSpec& spec) { spec.set_numerics(v1::NUMERICS_FAST); });
+  for (const v1::Numerics numerics : {v1::NUMERICS_REFERENCE, v1::NUMERICS_FAST}) {
+    same("logits beside codes", [&](v1::StageSpec& spec) {
+      spec.set_numerics(numerics);
+      for (const char* point : {"conv3", "logits"}) spec.mutable_guided()->add_hint_points(point);
+    });
+  }
   same("fixed shards", [](v1::StageSpec& spec) {
     spec.set_reduction(v1::REDUCTION_FIXED_SHARDS);
     spec.set_shards(4);

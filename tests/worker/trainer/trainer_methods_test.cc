@@ -359,7 +359,7 @@ TEST_F(TrainerTest, AGuidedPairThatCannotBeIsRefused) {
   v1::StartTrainer start = GuidedStart(1, 4, 4, full);
   start.mutable_spec()->mutable_guided()->add_hint_points("layer3");
   Outcome outcome = Run(start);
-  EXPECT_THAT(outcome.results[0].message(), HasSubstr("network convnet28 has no hint point \"layer3\"; known: conv1, conv2, conv3, fc1"));
+  EXPECT_THAT(outcome.results[0].message(), HasSubstr("network convnet28 has no hint point \"layer3\"; known: conv1, conv2, conv3, fc1, logits"));
 
   // A parent of few bits that is no pair has no full-precision net.
   v1::StartTrainer parent = Start(1);
