@@ -66,7 +66,7 @@ HELD_BACK = 5000
 def tuning_rows():
     result = [full_precision(1), quantised('baseline', 'baseline', 2, 1)]
     result += [quantised(f'lambda_{weight}', 'guided', 2, 1, (f'guided.lambda={weight}',)) for weight in (1, 10)]
-    result += [quantised(f'baseline_rate_{rate}', 'baseline', 2, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.05,)]
+    result += [quantised(f'baseline_rate_{rate}', 'baseline', 2, 1, (f'quantized.learning_rate={rate}',)) for rate in (0.03, 0.05)]
     # Half as many epochs, to see which way a setting goes.
     short = ('quantized.epochs=5', 'quantized.learning_rate=0.05')
     result += [quantised('short_baseline', 'baseline', 2, 1, short), quantised('short_baseline_percentile_98', 'baseline', 2, 1, (*short, 'calibration_percentile=98')),
@@ -83,7 +83,7 @@ def tuning_rows():
         chain = quantised(f'distillation_{method}_{rate}', 'distillation', 2, 1, (*one_student, f'quantized.stage_epochs={STAGE_EPOCHS[method]}', f'quantized.learning_rate={rate}', *options))
         result += [dataclasses.replace(chain, settings=('widths=[32, 4, 2]', *(s for s in chain.settings if s != 'widths=[32, 2]' and not s.startswith('quantized.epochs'))))]
     # The same by guided training: hints at the logits.
-    for method, recipe, weight, rate in [('guided', 'guided', 1, 0.02), ('all', 'guided_ts_pq', 4, 0.03), ('all', 'guided_ts_pq', 1, 0.03), ('all', 'guided_ts_pq', 4, 0.02)]:
+    for method, recipe, weight, rate in [('guided', 'guided', 1, 0.02), ('guided', 'guided', 1, 0.03), ('all', 'guided_ts_pq', 1, 0.03)]:
         hints = ('guided.hint_points=[logits]', f'guided.lambda={weight}', f'quantized.learning_rate={rate}')
         result += [quantised(f'{method}_logits_{weight}_{rate}', recipe, 2, 1, hints)]
     # Two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
