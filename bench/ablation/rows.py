@@ -79,9 +79,10 @@ def tuning_rows():
     # Two bits: learning from the teacher's predictions, where hints have not helped.
     one_student = ('distillation.students=[]', 'ranks=1', 'distillation.temperature=4', 'distillation.student_weight=1')
     result += [quantised('distillation', 'distillation', 2, 1, one_student)]
-    for method, rate, options in [('pq', 0.02, ()), ('ts_pq', 0.03, ('two_stage=true',)), ('ts_pq', 0.05, ('two_stage=true',)), ('2_ts_pq', 0.03, ('two_stage=true', 'distillation.student_weight=2'))]:
-        chain = quantised(f'distillation_{method}_{rate}', 'distillation', 2, 1, (*one_student, f'quantized.stage_epochs={STAGE_EPOCHS[method.removeprefix("2_")]}', f'quantized.learning_rate={rate}', *options))
-        result += [dataclasses.replace(chain, settings=('widths=[32, 4, 2]', *(s for s in chain.settings if s != 'widths=[32, 2]' and not s.startswith('quantized.epochs'))))]
+    for method, epochs, rate, options in [('pq', [1, 9], 0.02, ()), ('ts_pq', [1, 1, 1, 7], 0.03, ()), ('ts_pq', [1, 1, 1, 7], 0.05, ()), ('stage', [1, 1, 1, 7], 0.03, ('schedule=stage',))]:
+        two_stage = ('two_stage=true',) if len(epochs) == 4 else ()
+        settings = ('widths=[32, 4, 2]', f'quantized.stage_epochs={epochs}', *one_student, f'quantized.learning_rate={rate}', *two_stage, *options)
+        result += [Row(f'distillation_{method}_{rate}', 'cifar100_resnet20_distillation', 1, 2, 2, settings)]
     # The same by guided training: hints at the logits.
     for method, recipe, weight, rate in [('guided', 'guided', 1, 0.02), ('all', 'guided_ts_pq', 1, 0.03)]:
         hints = ('guided.hint_points=[logits]', f'guided.lambda={weight}', f'quantized.learning_rate={rate}')
