@@ -84,7 +84,7 @@ def tuning_rows():
         settings = ('widths=[32, 4, 2]', f'quantized.stage_epochs={epochs}', *one_student, f'quantized.learning_rate={rate}', *two_stage, *options)
         result += [Row(f'distillation_{method}_{rate}', 'cifar100_resnet20_distillation', 1, 2, 2, settings)]
     # A schedule for each stage, so that earlier stages end with a low learning rate.
-    result += [quantised('ts_pq_stage_0.03', 'ts_pq', 2, 1, ('quantized.learning_rate=0.03', 'schedule=stage'))]
+    result += [quantised(f'ts_pq_stage_{rate}', 'ts_pq', 2, 1, (f'quantized.learning_rate={rate}', 'schedule=stage')) for rate in (0.01, 0.03)]
     # The same by guided training: hints at the logits.
     for method, recipe, weight, rate in [('guided', 'guided', 1, 0.02), ('all', 'guided_ts_pq', 1, 0.03)]:
         hints = ('guided.hint_points=[logits]', f'guided.lambda={weight}', f'quantized.learning_rate={rate}')
