@@ -7,7 +7,7 @@ bitstair_library(bitstair_core_numerics
     quant/dorefa.cc quant/dorefa_std.cc quant/lsq.cc quant/pact.cc quant/weight_pass.cc quant/quantizer.cc
     nn/activation.cc nn/alexnet.cc nn/batch_norm.cc nn/convnet28.cc nn/fast_convolve.cc nn/fast_normalize.cc nn/fast_shapes.cc nn/fast_stream.cc nn/last_layer.cc nn/layered_network.cc nn/network.cc
     nn/network_state.cc nn/pixel_features.cc nn/preactivation_resnet.cc nn/quantized_conv2d.cc nn/quantized_linear.cc nn/residual_stream.cc nn/resnet.cc nn/tape.cc nn/weight.cc
-    training/calibrate.cc training/classification_loss.cc training/evaluate.cc training/guided_step.cc training/hint_loss.cc training/mutual_step.cc training/net_pass.cc training/normalized_images.cc training/schedule.cc training/sgd.cc training/split_guided_step.cc training/stochastic_precision.cc training/train_step.cc
+    training/calibrate.cc training/classification_loss.cc training/divergence.cc training/evaluate.cc training/guided_step.cc training/hint_loss.cc training/mutual_step.cc training/net_pass.cc training/normalized_images.cc training/schedule.cc training/sgd.cc training/split_guided_step.cc training/stochastic_precision.cc training/train_step.cc
   LIBS bitstair_torch bitstair_onednn bitstair_core_storage absl::status absl::statusor absl::strings)
 if(NOT BITSTAIR_SANITIZE)
   set(loop_optimisation "-O3;")

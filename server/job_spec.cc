@@ -350,6 +350,12 @@ class Resolver {
     }
     Choice("guided.teacher", guided->teacher(), v1::TEACHER_START_CARRY, v1::TeacherStart_IsValid, [&](auto v) { guided->set_teacher(v); });
     HintPoints(*guided);
+    const bool logits = std::find(guided->hint_points().begin(), guided->hint_points().end(), "logits") != guided->hint_points().end();
+    if (guided->has_temperature() && !logits) Fault("guided.temperature", "needs the hint point logits");
+    if (logits && !guided->has_temperature()) guided->set_temperature(4);
+    if (logits && !(guided->temperature() > 0 && guided->temperature() <= 100)) {
+      Fault("guided.temperature", absl::StrCat("is ", guided->temperature(), "; must be above 0 and at most 100"));
+    }
   }
 
   bool NothingQuantized() const { return !(spec_.widths().empty() && spec_.stages().empty()) && !HasQuantizedStages(spec_); }

@@ -198,6 +198,7 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
     std::vector<std::string> points(stage.guided().hint_points().begin(), stage.guided().hint_points().end());
     std::sort(points.begin(), points.end());
     if (!points.empty()) guided["hint_points"] = points;
+    if (stage.guided().has_temperature()) guided["temperature"] = stage.guided().temperature();
   }
   if (stage.has_stochastic_precision()) {
     document["stochastic_precision"] = {{"start_share", stage.stochastic_precision().start_share()},

@@ -85,10 +85,9 @@ def tuning_rows():
         result += [Row(f'distillation_{method}_{rate}', 'cifar100_resnet20_distillation', 1, 2, 2, settings)]
     # A schedule for each stage, so that earlier stages end with a low learning rate.
     result += [quantised(f'ts_pq_stage_{rate}', 'ts_pq', 2, 1, (f'quantized.learning_rate={rate}', 'schedule=stage')) for rate in (0.01, 0.03)]
-    # The same by guided training: hints at the logits.
-    for method, recipe, weight, rate in [('guided', 'guided', 1, 0.02), ('all', 'guided_ts_pq', 1, 0.03)]:
-        hints = ('guided.hint_points=[logits]', f'guided.lambda={weight}', f'quantized.learning_rate={rate}')
-        result += [quantised(f'{method}_logits_{weight}_{rate}', recipe, 2, 1, hints)]
+    # The same by guided training.
+    for name, recipe, rate, options in [('all_predictions_0.03', 'guided_ts_pq', 0.03, ()), ('all_only_logits_0.03', 'guided_ts_pq', 0.03, ('guided.hint_points=[logits]',))]:
+        result += [quantised(name, recipe, 2, 1, ('guided.hint_points=[layer2, layer3, logits]', f'quantized.learning_rate={rate}', *options))]
     # Two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]

@@ -78,7 +78,7 @@ using ActivationObserver = std::function<void(size_t group, const at::Tensor& va
 struct HintPoint {
   std::string name;         // "layer2": what the last block of that group gives; "layer2.0": an inner block; "fc1": a layer outside of blocks
   bool by_default = false;  // taken where a recipe names none: the last two groups of blocks, or the last two hidden layers where there are no blocks
-  bool logits = false;      // the last one, "logits": no activation bounds them, so they are compared as they are
+  bool logits = false;      // the last one, "logits": no activation bounds them
 };
 
 // Sees the features of hint point `point` (index into hint_points()).

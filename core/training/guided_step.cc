@@ -76,6 +76,9 @@ absl::Status CheckGuidedPair(const NetworkConfig& low, const NetworkConfig& full
   if (!(options.lambda >= 0 && std::isfinite(options.lambda))) {
     return absl::InvalidArgumentError(absl::StrCat("lambda of a guided pair is ", options.lambda, ", not a number of at least 0"));
   }
+  if (!(options.temperature > 0 && std::isfinite(options.temperature))) {
+    return absl::InvalidArgumentError(absl::StrCat("temperature of a guided pair is ", options.temperature, ", not a number above 0"));
+  }
   return absl::OkStatus();
 }
 
@@ -156,7 +159,7 @@ double GuidedStep::AddHints(std::vector<double>* terms) {
       .bits = low.network->config().activation_bits, .weight = options_.lambda, .clipped = Clips(low.network->config()) && Clips(full.network->config())};
   double distance = 0;
   for (size_t i = 0; i < hint_points_.size(); ++i) {
-    options.logits = low.network->hint_points()[hint_points_[i]].logits;
+    options.temperature = low.network->hint_points()[hint_points_[i]].logits ? options_.temperature : 0;
     const HintTerm term = HintLoss(low.hints[i], full.hints[i], options);
     distance += term.distance;
     terms->push_back(term.distance);

@@ -22,6 +22,7 @@ namespace bitstair::core {
 struct GuidedOptions {
   double lambda = 1;                     // weight of R, an element mean: at least 0
   std::vector<std::string> hint_points;  // names of Network::hint_points(); empty: its defaults
+  double temperature = 4;                // T at the hint point of the logits: above 0
 };
 
 struct GuidedStepResult {
@@ -35,7 +36,7 @@ struct GuidedStepResult {
 absl::StatusOr<std::vector<size_t>> ChooseHintPoints(const Network& network, const std::vector<std::string>& names);
 
 // INVALID_ARGUMENT names what is wrong with the pair or the options: two different networks, other images, classes, numerics or dtypes; a full-precision net
-// with few bits; lambda below 0 or not finite.
+// with few bits; lambda below 0 or not finite; a temperature that is not above 0 or not finite.
 absl::Status CheckGuidedPair(const NetworkConfig& low, const NetworkConfig& full, const GuidedOptions& options);
 
 class GuidedStep {

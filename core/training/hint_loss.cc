@@ -6,6 +6,7 @@
 #include "core/kernels/hint_distance.h"
 #include "core/kernels/quant_math.h"
 #include "core/nn/fast_arrays.h"
+#include "core/training/divergence.h"
 
 namespace bitstair::core {
 namespace {
@@ -15,9 +16,9 @@ struct Levels {
   at::Tensor values, passes;
 };
 
-Levels LevelsOf(const Features& features, double n, bool logits) {
+Levels LevelsOf(const Features& features, double n) {
   const at::Tensor numbers = features.tensor.detach();
-  if (features.greatest_code > 0 || logits) return {numbers, at::ones_like(numbers)};
+  if (features.greatest_code > 0) return {numbers, at::ones_like(numbers)};
   const at::Tensor clipped = numbers.clamp(0, 1);
   return {n > 0 ? (clipped * n).round() : clipped, numbers.eq(clipped).to(numbers.scalar_type())};
 }
@@ -38,20 +39,20 @@ double SquaredUnit(double n) {
   return n > 0 ? 1 / (n * n) : 1;
 }
 
-HintTerm Reference(const Features& low, const Features& full, double n, const HintOptions& options) {
+HintTerm Reference(const Features& low, const Features& full, double n, double weight) {
   HintTerm term;
   at::Tensor low_gradient, full_gradient;
   {
     const at::NoGradGuard no_grad;
-    const Levels a = LevelsOf(low, n, options.logits), b = LevelsOf(full, n, options.logits);
+    const Levels a = LevelsOf(low, n), b = LevelsOf(full, n);
     const at::Tensor d = a.values - b.values;
     const double unit = SquaredUnit(n) / static_cast<double>(d.numel());
     term.distance = 0.5 * unit * d.square().sum(at::kDouble).item<double>();
-    low_gradient = d * a.passes * (options.weight * unit * UnitsPerNumber(low, n));
-    full_gradient = d * b.passes * (-options.weight * unit * UnitsPerNumber(full, n));
+    low_gradient = d * a.passes * (weight * unit * UnitsPerNumber(low, n));
+    full_gradient = d * b.passes * (-weight * unit * UnitsPerNumber(full, n));
   }
-  term.low = Node(low, options.weight * term.distance, low_gradient);
-  term.full = Node(full, options.weight * term.distance, full_gradient);
+  term.low = Node(low, weight * term.distance, low_gradient);
+  term.full = Node(full, weight * term.distance, full_gradient);
   return term;
 }
 
@@ -70,17 +71,24 @@ HintTerm Fast(const Features& low, const Features& full, double n, const HintOpt
   return {.distance = 0.5 * unit * squares};
 }
 
+HintTerm OfPredictions(const at::Tensor& low, const at::Tensor& full, const HintOptions& options) {
+  const double square = options.temperature * options.temperature;
+  const at::Tensor of_low = DivergenceFrom(full, low, options.temperature), of_full = DivergenceFrom(low, full, options.temperature);
+  return {.distance = square * of_low.item<double>(), .low = options.weight * square * of_low, .full = options.weight * square * of_full};
+}
+
 }  // namespace
 
 HintTerm HintLoss(const Features& low, const Features& full, const HintOptions& options) {
-  const int64_t greatest = low.greatest_code > 0 ? low.greatest_code : options.bits == 32 || options.logits ? 0 : GreatestCode(options.bits);
+  const int64_t greatest = low.greatest_code > 0 ? low.greatest_code : options.bits == 32 ? 0 : GreatestCode(options.bits);
   const auto n = static_cast<double>(greatest);
   const bool fast = low.fast != nullptr;
   TORCH_CHECK(fast == (full.fast != nullptr), "a hint between nets of different numerics");
   const at::Tensor &a = fast ? low.fast->numbers : low.tensor, &b = fast ? full.fast->numbers : full.tensor;
   TORCH_CHECK(a.sizes() == b.sizes(), "a hint between features of shapes ", a.sizes(), " and ", b.sizes());
+  if (options.temperature > 0) return OfPredictions(a, b, options);
   TORCH_CHECK(full.greatest_code == 0 || full.greatest_code == greatest, "a hint to a net with codes up to ", full.greatest_code);
-  return fast ? Fast(low, full, n, options) : Reference(low, full, n, options);
+  return fast ? Fast(low, full, n, options) : Reference(low, full, n, options.weight);
 }
 
 }  // namespace bitstair::core

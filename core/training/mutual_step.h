@@ -7,8 +7,6 @@
 #include <memory>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
-
 #include "absl/status/statusor.h"
 #include "core/data/batch.h"
 #include "core/training/net_pass.h"
@@ -26,10 +24,6 @@ struct MutualStepResult {
   StepResult teacher;
   double divergence = 0;  // mean_j KL(teacher || student_j)
 };
-
-// KL(softmax(constant / T) || softmax(logits / T)), mean over the batch, as a node of autograd's graph of `logits` alone: a scalar of its dtype. Both [N,
-// classes].
-at::Tensor DivergenceFrom(const at::Tensor& constant, const at::Tensor& logits, double temperature);
 
 class MutualStep {
  public:

@@ -157,7 +157,8 @@ absl::Status SplitGuidedStep::AddHints(at::Tensor* loss, GuidedStepResult* resul
     }
     if (!status.ok()) continue;
     const Features other = Constant(received, side_ == PairSide::kLow ? PairSide::kFull : PairSide::kLow, own);
-    const HintOptions hint{.bits = received.bits == 32 ? 32 : bits_, .weight = options_.lambda, .logits = IsLogits(i), .clipped = clipped_};
+    const HintOptions hint{
+        .bits = received.bits == 32 ? 32 : bits_, .weight = options_.lambda, .temperature = IsLogits(i) ? options_.temperature : 0, .clipped = clipped_};
     const HintTerm term = side_ == PairSide::kLow ? HintLoss(own, other, hint) : HintLoss(other, own, hint);
     result->hint += term.distance;
     result->hints.push_back(term.distance);

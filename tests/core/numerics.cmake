@@ -2,7 +2,7 @@
 bitstair_test(core_numerics_test
   SOURCES
     kernels/quant_math_test.cc kernels/cross_entropy_test.cc kernels/float_halves_test.cc kernels/gradient_codes_test.cc kernels/hint_distance_test.cc kernels/packed_codes_test.cc kernels/weight_gradient_test.cc kernels/batch_norm_test.cc kernels/max_pool_test.cc kernels/pixel_codes_test.cc kernels/fused/fused_norm_test.cc quant/dorefa_test.cc quant/dorefa_std_test.cc nn/quantized_layers_test.cc nn/fast_layers_test.cc nn/network_test.cc nn/last_layer_test.cc nn/pixel_features_test.cc
-    training/sgd_test.cc training/schedule_test.cc training/train_step_test.cc training/guided_step_test.cc training/mutual_step_test.cc training/stochastic_precision_test.cc training/calibrate_test.cc
+    training/sgd_test.cc training/schedule_test.cc training/train_step_test.cc training/divergence_test.cc training/guided_step_test.cc training/mutual_step_test.cc training/stochastic_precision_test.cc training/calibrate_test.cc
   LIBS bitstair_core_numerics
   TIMEOUT 300)
 bitstair_test(core_networks_test SOURCES nn/every_network_test.cc LIBS bitstair_core_numerics TIMEOUT 300)

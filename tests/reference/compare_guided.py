@@ -12,8 +12,8 @@ from several_nets import compare_end, compare_first_gradients, expect_close, mod
 HINT_POINTS = {'guided_resnet20_w4a4': ['layer2', 'layer3'], 'guided_resnet20_w2a32': ['layer1.1', 'layer3'], 'guided_convnet28_w4a4': ['conv1', 'conv2', 'fc1'],
                'guided_resnet20_w2a2_first_last': ['layer2', 'layer3'], 'guided_resnet20_w2a2_logits': ['layer3', 'logits']}
 RELU_TEACHERS = ['guided_convnet28_w4a4']
-# Where the low-precision net's features have another width than its activations, or none.
-HINT_WIDTHS = {'guided_resnet20_w2a2_first_last': {'layer3': 8}, 'guided_resnet20_w2a2_logits': {'logits': None}}
+# Where the low-precision net's features have another width than its activations, or there is none.
+HINTS = {'guided_resnet20_w2a2_first_last': {'layer3': ('bits', 8)}, 'guided_resnet20_w2a2_logits': {'logits': ('temperature', 3)}}
 
 
 def compare(core, run):
@@ -21,8 +21,8 @@ def compare(core, run):
     weight_bits, activation_bits = int(weight_bits), int(activation_bits)
     low, full = model_of(Model, core, 'low', weight_bits, activation_bits, option=option), model_of(Model, core, 'full', 32, 32, run in RELU_TEACHERS)
     nets = {'low': low, 'full': full}
-    widths = {name: HINT_WIDTHS.get(run, {}).get(name, activation_bits) for name in HINT_POINTS[run]}
-    pair = GuidedPair(low, full, widths, core['lambda'].item())
+    hints = {name: HINTS.get(run, {}).get(name, ('bits', activation_bits)) for name in HINT_POINTS[run]}
+    pair = GuidedPair(low, full, hints, core['lambda'].item())
     optimizers = {net: optimizer_of(model) for net, model in nets.items()}
     for step in range(core['labels'].size(0)):
         losses, hint = pair.step(core['images'][step].double(), core['labels'][step])

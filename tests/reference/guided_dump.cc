@@ -57,7 +57,7 @@ absl::StatusOr<Tensors> Train(const Run& run) {
   out["learning_rates"] = at::linspace(1, 0.2, run.steps, at::kDouble).unsqueeze(1) * at::tensor({run.learning_rate, 0.2 * run.learning_rate}, at::kDouble);
   out["lambda"] = at::full({1}, run.lambda, at::kDouble);
   for (const char* name : {"hint", "low/loss", "full/loss"}) out[name] = at::zeros({run.steps}, at::kDouble);
-  const auto step = GuidedStep::Create(low->member(), full->member(), {.lambda = run.lambda, .hint_points = run.hint_points});
+  const auto step = GuidedStep::Create(low->member(), full->member(), {.lambda = run.lambda, .hint_points = run.hint_points, .temperature = 3});
   if (!step.ok()) return step.status();
   for (int i = 0; i < run.steps; ++i) {
     const at::Tensor rates = out["learning_rates"][i];

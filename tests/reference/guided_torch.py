@@ -3,19 +3,24 @@ gradients come from autograd alone, and each net gets its own from its own loss,
 """
 import torch.nn.functional as F
 
+from journal_torch import divergence
 from quantized_torch import activation_values
 
 
 def distance(full, low, bits):
-    """R of one hint point: 1/2 mean (Q(full) - Q(low))^2. Q leaves what has few bits already as it is. bits None, of logits: without Q."""
-    if bits is not None:
-        full, low = activation_values(full, bits), activation_values(low, bits)
-    return 0.5 * (full - low).square().mean()
+    """R of one hint point: 1/2 mean (Q(full) - Q(low))^2. Q leaves what has few bits already as it is."""
+    return 0.5 * (activation_values(full, bits) - activation_values(low, bits)).square().mean()
+
+
+def term(own, other, hint):
+    """R of one hint point in the loss of the net that has `own`. hint: ('bits', width of Q), or ('temperature', T) of logits."""
+    kind, value = hint
+    return distance(other.detach(), own, value) if kind == 'bits' else value**2 * divergence(other, own, value)
 
 
 class GuidedPair:
     def __init__(self, low, full, hint_points, weight):
-        """hint_points: name -> width of Q there."""
+        """hint_points: name -> ('bits', width of Q there) or ('temperature', T)."""
         self.low, self.full, self.hint_points, self.weight = low, full, hint_points, weight
         self.grads = {}
 
@@ -26,8 +31,8 @@ class GuidedPair:
             model.begin_step()
             logits = model.hints['logits'] = model.forward(images)
             entropies[net] = F.cross_entropy(logits, labels)
-        pairs = [(self.full.hints[name], self.low.hints[name], bits) for name, bits in self.hint_points.items()]
-        hints = {'low': sum(distance(full.detach(), low, bits) for full, low, bits in pairs), 'full': sum(distance(full, low.detach(), bits) for full, low, bits in pairs)}
+        pairs = [(self.low.hints[name], self.full.hints[name], hint) for name, hint in self.hint_points.items()]
+        hints = {'low': sum(term(low, full, hint) for low, full, hint in pairs), 'full': sum(term(full, low, hint) for low, full, hint in pairs)}
         for net, model in (('low', self.low), ('full', self.full)):
             self.grads[net] = model.gradients(entropies[net] + self.weight * hints[net])
         return {net: entropy.detach() for net, entropy in entropies.items()}, hints['low'].detach()

@@ -62,6 +62,11 @@ TEST(JobSpecTest, ResolvingAgainChangesNothing) {
   EXPECT_EQ(once->guided().teacher_learning_rate_factor(), 0.2);
   EXPECT_EQ(once->guided().teacher(), v1::TEACHER_START_CARRY);
   EXPECT_TRUE(once->guided().hint_points().empty());
+  EXPECT_FALSE(once->guided().has_temperature());
+  spec.mutable_guided()->add_hint_points("logits");
+  const auto at_logits = ResolveJobSpec(spec);
+  ASSERT_TRUE(at_logits.ok()) << at_logits.status();
+  EXPECT_EQ(at_logits->guided().temperature(), 4);
   const auto twice = ResolveJobSpec(*once);
   ASSERT_TRUE(twice.ok()) << twice.status();
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*once, *twice));
@@ -213,6 +218,9 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"guided.hint_points[1]", "no hint point of convnet28; known: conv1, conv2, conv3, fc1, logits",
        [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("layer3"); }},
       {"guided.hint_points[1]", "named twice", [](auto* s) { s->mutable_guided()->add_hint_points("fc1"), s->mutable_guided()->add_hint_points("fc1"); }},
+      {"guided.temperature", "needs the hint point logits", [](auto* s) { s->mutable_guided()->set_temperature(2); }},
+      {"guided.temperature", "is 0; must be above 0 and at most 100",
+       [](auto* s) { s->mutable_guided()->add_hint_points("logits"), s->mutable_guided()->set_temperature(0); }},
       {"distillation", "exclude each other", [](auto* s) { s->mutable_guided(), s->mutable_distillation(); }},
       {"distillation", "widths must begin with 32",
        [](auto* s) { s->mutable_distillation(), s->mutable_widths()->erase(s->widths().begin()), s->clear_pretrain(); }},

@@ -144,9 +144,10 @@ TEST(StageKeyTest, GuidedStagesHaveKeysOfTheirOwn) {
   EXPECT_EQ(guided.at("W4A4"), "5be0e18af923c0859091fb2e1dd2b0b84acd64d9ff318a7bfd928bd1ef924a5f");
 
   std::set<std::string> keys{guided.at("W8A32")};
-  for (const auto& change :
-       std::vector<std::function<void(v1::GuidedSpec&)>>{[](auto& g) { g.set_lambda(100); }, [](auto& g) { g.set_teacher(v1::TEACHER_START_RESET); },
-                                                         [](auto& g) { g.set_teacher_learning_rate_factor(0); }, [](auto& g) { g.add_hint_points("fc1"); }}) {
+  for (const auto& change : std::vector<std::function<void(v1::GuidedSpec&)>>{
+           [](auto& g) { g.set_lambda(100); }, [](auto& g) { g.set_teacher(v1::TEACHER_START_RESET); }, [](auto& g) { g.set_teacher_learning_rate_factor(0); },
+           [](auto& g) { g.add_hint_points("fc1"); }, [](auto& g) { g.add_hint_points("logits"); },
+           [](auto& g) { g.add_hint_points("logits"), g.set_temperature(2); }}) {
     v1::JobSpec other = spec;
     change(*other.mutable_guided());
     EXPECT_TRUE(keys.insert(Keys(other).at("W8A32")).second);

@@ -156,7 +156,9 @@ core::StochasticPrecisionOptions StochasticPrecisionOptionsOf(const v1::StageSpe
 }
 
 core::GuidedOptions GuidedOptionsOf(const v1::StageSpec& spec) {
-  return {.lambda = spec.guided().lambda(), .hint_points = {spec.guided().hint_points().begin(), spec.guided().hint_points().end()}};
+  core::GuidedOptions options{.lambda = spec.guided().lambda(), .hint_points = {spec.guided().hint_points().begin(), spec.guided().hint_points().end()}};
+  if (spec.guided().has_temperature()) options.temperature = spec.guided().temperature();
+  return options;
 }
 
 core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec) {

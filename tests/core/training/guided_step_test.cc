@@ -10,6 +10,7 @@
 #include "core/kernels/convolution.h"
 #include "core/nn/network_state.h"
 #include "core/training/hint_loss.h"
+#include "core/training/mutual_step.h"
 #include "core/training/normalized_images.h"
 #include "tests/core/training/synthetic_data.h"
 
@@ -116,15 +117,20 @@ TEST(HintLossTest, At32BitsQIsTheClip) {
   EXPECT_TRUE(at::allclose(full.tensor.grad(), at::tensor({-0.05, 0.0}, at::kDouble))) << full.tensor.grad();
 }
 
-TEST(HintLossTest, LogitsAreComparedAsTheyAre) {
-  const Features low = OfValues({2.5, -4, 0.5}), full = OfValues({3, -1, 0.5});
-  const HintTerm term = HintLoss(low, full, {.bits = 2, .weight = 10, .logits = true, .clipped = true});
-  EXPECT_DOUBLE_EQ(term.distance, 0.5 * (0.25 + 9) / 3);
+TEST(HintLossTest, OfLogitsPredictionsAreCompared) {
+  const auto of_rows = [](std::vector<double> values) { return Features{at::tensor(values, at::kDouble).view({2, 3}).set_requires_grad(true)}; };
+  const Features low = of_rows({2.5, -4, 0.5, 0, 1, 2}), full = of_rows({3, -1, 0.5, 1, 1, 1});
+  const HintTerm term = HintLoss(low, full, {.bits = 2, .weight = 10, .temperature = 4, .clipped = true});
+  const auto of = [](const Features& features) { return at::softmax(features.tensor.detach() / 4, 1); };
+  const at::Tensor p = of(full), q = of(low);
+  EXPECT_NEAR(term.distance, 16 * (p * (p / q).log()).sum().item<double>() / 2, 1e-14);
+  EXPECT_NEAR(term.low.item<double>(), 10 * term.distance, 1e-13);
+  EXPECT_NEAR(term.full.item<double>(), 10 * 16 * (q * (q / p).log()).sum().item<double>() / 2, 1e-13);
   term.low.backward();
+  EXPECT_FALSE(full.tensor.grad().defined()) << "the other net's predictions are constants";
   term.full.backward();
-  const at::Tensor gradient = at::tensor({-0.5, -3.0, 0.0}, at::kDouble) * (10.0 / 3);
-  EXPECT_TRUE(at::allclose(low.tensor.grad(), gradient)) << low.tensor.grad();
-  EXPECT_TRUE(at::allclose(full.tensor.grad(), -gradient)) << full.tensor.grad();
+  EXPECT_TRUE(at::allclose(low.tensor.grad(), (q - p) * (10 * 4 / 2.0))) << low.tensor.grad();
+  EXPECT_TRUE(at::allclose(full.tensor.grad(), (p - q) * (10 * 4 / 2.0))) << full.tensor.grad();
 }
 
 TEST(HintLossTest, RefusesFeaturesOfDifferentShapes) {
@@ -250,6 +256,28 @@ TEST(GuidedStepTest, FastGradientsFollowTheReference) {
   SetFastFloat(at::kHalf);
 }
 
+// A pair that is guided by predictions alone is mutual distillation with one student, whose two weights are lambda.
+TEST(GuidedStepTest, HintsAtTheLogitsAreMutualDistillation) {
+  for (const Numerics numerics : {Numerics::kReference, Numerics::kFast}) {
+    const NetworkConfig config = Config("convnet28", 2, 2, numerics);
+    Pair pair(config, ActivationFunction::kClip, {.lambda = 0.5, .hint_points = {"logits"}, .temperature = 3});
+    Net student(config), teacher(Pair::FullConfig(config, ActivationFunction::kClip));
+    const auto mutual = MutualStep::Create({student.member()}, teacher.member(), {.temperature = 3, .student_weight = 0.5, .teacher_weight = 0.5}).value();
+    Batch batch = RandomBatch(config, 16);
+    for (int i = 0; i < 3; ++i) {
+      batch.position.batch = i;
+      const auto guided = pair.step->Run(batch, 0.1, 0.02);
+      const auto expected = mutual->Run(batch, 0.1, 0.02);
+      ASSERT_TRUE(guided.ok() && expected.ok()) << guided.status() << expected.status();
+      EXPECT_EQ(guided->low.loss, expected->students[0].loss);
+      EXPECT_NEAR(guided->hint, 9 * expected->divergence, 1e-6 * guided->hint);
+    }
+    const auto theirs = NetworkToTensors(*student.network), of_teacher = NetworkToTensors(*teacher.network);
+    for (const auto& [name, tensor] : NetworkToTensors(*pair.low.network)) EXPECT_TRUE(tensor.equal(theirs.at(name))) << name;
+    for (const auto& [name, tensor] : NetworkToTensors(*pair.full.network)) EXPECT_TRUE(tensor.equal(of_teacher.at(name))) << name;
+  }
+}
+
 // ---- Hint points -------------------------------------------------------------------------------------------------------------------------------------------
 
 std::vector<std::string> Chosen(const std::string& network, const std::vector<std::string>& names) {
@@ -317,6 +345,7 @@ TEST(GuidedStepErrorTest, NetsThatDoNotFitAreRefused) {
   for (const double lambda : {-1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     EXPECT_NE(CreateError(low, full, {.lambda = lambda}).find("lambda"), std::string::npos);
   }
+  EXPECT_EQ(CreateError(low, full, {.temperature = 0}), "temperature of a guided pair is 0, not a number above 0");
 }
 
 class GuidedStepNanTest : public testing::TestWithParam<Numerics> {
