@@ -7,7 +7,7 @@ import safetensors.numpy
 TITLES = {
     'full_precision': 'full precision', 'control': 'control: 10 more epochs in full precision', 'baseline': 'baseline', 'ts': 'TS', 'pq': 'PQ', 'ts_pq': 'TS + PQ', 'guided': 'guided',
     'all': 'TS + PQ + guided ("all")', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'lsq_floats': 'LSQ, float shortcuts', 'pact': 'PACT', 'stochastic': 'stochastic precision', 'ts_guided': 'TS + guided',
-    'pq_guided': 'PQ + guided', 'per_stage': 'TS + PQ, order per stage',
+    'pq_guided': 'PQ + guided', 'all_features': 'TS + PQ + guided by features alone', 'guided_predictions': 'guided by features and predictions', 'per_stage': 'TS + PQ, order per stage',
 }
 INK, LOW, GUIDE, GRID = '#1f2430', '#2f6fde', '#8a94a6', '#dfe3ea'
 

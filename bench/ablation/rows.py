@@ -22,6 +22,9 @@ class Row:
 
 
 LAMBDA = 1  # of guided training: see the tuning
+# The tuning's choice for "all": predictions are compared beside the features of the paper's hint points.
+PREDICTIONS = 'guided.hint_points=[layer2, layer3, logits]'
+ALL = (PREDICTIONS, 'quantized.learning_rate=0.03')
 # Epochs of each stage. What counts is how long the last one is trained (docs/methods.md), so the others have one each.
 STAGE_EPOCHS = {'ts': [1, 9], 'pq': [1, 9], 'ts_pq': [1, 1, 1, 7]}
 
@@ -35,15 +38,24 @@ def quantised(method, recipe, bits, seed, settings=()):
     return Row(method, f'cifar100_resnet20_{recipe}', seed, bits, bits, (f'widths={widths}', epochs, *settings))
 
 
+def all_methods(bits, seed):
+    return quantised('all', 'guided_ts_pq', bits, seed, ALL)
+
+
 def full_precision(seed):
     return Row('full_precision', 'cifar100_resnet20', seed, from_full_precision=False)
 
 
 def test_rows():
     result = [full_precision(1), full_precision(2)]
-    methods = [('baseline', 'baseline'), ('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq'), ('guided', 'guided'), ('all', 'guided_ts_pq')]
-    result += [quantised(method, recipe, 2, seed) for seed in (1, 2) for method, recipe in methods]
-    result += [quantised(method, recipe, 4, 1) for method, recipe in [('baseline', 'baseline'), ('all', 'guided_ts_pq'), ('guided', 'guided'), ('lsq', 'lsq')]]
+    methods = [('baseline', 'baseline'), ('ts', 'ts'), ('pq', 'pq'), ('ts_pq', 'ts_pq'), ('guided', 'guided')]
+    for seed in (1, 2):
+        result += [*(quantised(method, recipe, 2, seed) for method, recipe in methods), all_methods(2, seed)]
+    result += [quantised('baseline', 'baseline', 4, 1), all_methods(4, 1), quantised('guided', 'guided', 4, 1), quantised('lsq', 'lsq', 4, 1)]
+    # The baseline with the learning rate of "all"; "all" with the paper's hint points alone and the baseline's learning rate; guided alone as "all" is guided.
+    result += [quantised('baseline_rate_0.03', 'baseline', 2, seed, ('quantized.learning_rate=0.03',)) for seed in (1, 2)]
+    result += [quantised('all_features', 'guided_ts_pq', bits, seed) for bits, seed in [(2, 1), (2, 2), (4, 1)]]
+    result += [quantised('guided_predictions_rate_0.03', 'guided', 2, 1, ALL)]
     result += [quantised('lsq_rate_0.05', 'lsq', 4, seed, ('quantized.learning_rate=0.05',)) for seed in (1, 2)]  # the tuning's choice
     result += [Row('control', 'cifar100_resnet20', 1, settings=(f'pretrain.epochs={EPOCHS}', 'pretrain.learning_rate=0.02'))]
     result += [quantised('no_calibration', 'baseline', bits, 1, ('activation_calibration=none',)) for bits in (4, 2)]
@@ -55,7 +67,7 @@ def test_rows():
     result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, seed, ('shortcut_values=float', 'quantized.learning_rate=0.05')) for seed in (1, 2)]
     # Beside the paper's literal baseline, which has no calibration.
     result += [quantised(f'{method}_no_calibration', recipe, 2, 1, ('activation_calibration=none',))
-               for method, recipe in [('all', 'guided_ts_pq'), ('ts_pq', 'ts_pq'), ('pq', 'pq'), ('ts', 'ts'), ('guided', 'guided')]]
+               for method, recipe in [('all_features', 'guided_ts_pq'), ('ts_pq', 'ts_pq'), ('pq', 'pq'), ('ts', 'ts'), ('guided', 'guided')]]
     return result
 
 
@@ -85,9 +97,9 @@ def tuning_rows():
         result += [Row(f'distillation_{method}_{rate}', 'cifar100_resnet20_distillation', 1, 2, 2, settings)]
     # A schedule for each stage, so that earlier stages end with a low learning rate.
     result += [quantised(f'ts_pq_stage_{rate}', 'ts_pq', 2, 1, (f'quantized.learning_rate={rate}', 'schedule=stage')) for rate in (0.01, 0.03)]
-    # The same by guided training.
-    for name, recipe, rate, options in [('all_predictions_0.03', 'guided_ts_pq', 0.03, ()), ('all_only_logits_0.03', 'guided_ts_pq', 0.03, ('guided.hint_points=[logits]',))]:
-        result += [quantised(name, recipe, 2, 1, ('guided.hint_points=[layer2, layer3, logits]', f'quantized.learning_rate={rate}', *options))]
+    # The same by guided training: with all three methods, and alone.
+    result += [quantised('all_predictions_0.03', 'guided_ts_pq', 2, 1, ALL), quantised('all_only_logits_0.03', 'guided_ts_pq', 2, 1, (*ALL, 'guided.hint_points=[logits]'))]
+    result += [quantised('guided_predictions_0.03', 'guided', 2, 1, ALL)]
     # Two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
