@@ -1,13 +1,17 @@
 """From the rows' files: one JSON document, a table, and plots."""
 import json
+import re
 
 import safetensors
 import safetensors.numpy
 
 TITLES = {
     'full_precision': 'full precision', 'control': 'control: 10 more epochs in full precision', 'baseline': 'baseline', 'ts': 'TS', 'pq': 'PQ', 'ts_pq': 'TS + PQ', 'guided': 'guided',
-    'all': 'TS + PQ + guided ("all")', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'lsq_floats': 'LSQ, float shortcuts', 'pact': 'PACT', 'stochastic': 'stochastic precision', 'ts_guided': 'TS + guided',
-    'pq_guided': 'PQ + guided', 'all_features': 'TS + PQ + guided by features alone', 'guided_predictions': 'guided by features and predictions', 'per_stage': 'TS + PQ, order per stage',
+    'all': 'TS + PQ + guided by features and predictions ("all"), learning rate 0.03', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'lsq_floats': 'LSQ, float shortcuts', 'pact': 'PACT',
+    'stochastic': 'stochastic precision', 'ts_guided': 'TS + guided', 'pq_guided': 'PQ + guided', 'per_stage': 'TS + PQ, order per stage',
+    'all_features': 'TS + PQ + guided by features', 'all_predictions': 'TS + PQ + guided by features and predictions', 'all_only_logits': 'TS + PQ + guided by predictions',
+    'guided_predictions': 'guided by features and predictions', 'distillation_pq': 'PQ + distillation', 'distillation_ts_pq': 'TS + PQ + distillation',
+    'distillation_stage': 'TS + PQ + distillation, a schedule for each stage', 'ts_pq_stage': 'TS + PQ, a schedule for each stage',
 }
 INK, LOW, GUIDE, GRID = '#1f2430', '#2f6fde', '#8a94a6', '#dfe3ea'
 
@@ -38,7 +42,7 @@ def write(results, experiment):
 def table(experiment, done, missing):
     lines = [
         f'# {experiment.title}',
-        f'Written by `{experiment.command}`. 24 full-precision epochs (batch 128, learning rate 0.1, cosine), then 10 quantised epochs in sum over the stages of a method (learning rate 0.02, cosine). '
+        f'Written by `{experiment.command}`. 24 full-precision epochs (batch 128, learning rate 0.1, cosine), then 10 quantised epochs in sum over the stages of a method (learning rate 0.02 unless the row says otherwise, cosine). '
         + experiment.measured_on,
         '', f'![accuracy of each row]({experiment.name}.svg)', '', '| method | bits | top-1 by seed | mean | against full precision | guiding net |', '|---|---|---|---|---|---|',
     ]
@@ -54,7 +58,7 @@ def table(experiment, done, missing):
 
 
 def title(method):
-    method, _, rate = method.partition('_rate_')
+    method, rate = re.fullmatch(r'(.*?)(?:(?:_rate)?_(0\.\d+))?', method).groups()
     calibrated = not method.endswith('no_calibration')
     method = method.removesuffix('no_calibration').rstrip('_') or 'baseline'
     return TITLES.get(method, method.replace('_', ' ')) + ('' if calibrated else ' without calibration') + (f', learning rate {rate}' if rate else '')

@@ -91,18 +91,18 @@ def tuning_rows():
     # Two bits: learning from the teacher's predictions, where hints have not helped.
     one_student = ('distillation.students=[]', 'ranks=1', 'distillation.temperature=4', 'distillation.student_weight=1')
     result += [quantised('distillation', 'distillation', 2, 1, one_student)]
-    for method, epochs, rate, options in [('pq', [1, 9], 0.02, ()), ('ts_pq', [1, 1, 1, 7], 0.03, ()), ('ts_pq', [1, 1, 1, 7], 0.05, ()), ('stage', [1, 1, 1, 7], 0.03, ('schedule=stage',))]:
-        two_stage = ('two_stage=true',) if len(epochs) == 4 else ()
-        settings = ('widths=[32, 4, 2]', f'quantized.stage_epochs={epochs}', *one_student, f'quantized.learning_rate={rate}', *two_stage, *options)
+    # With PQ, with TS too, and with a schedule for each stage, so that earlier stages end with a low learning rate.
+    for method, rate, epochs, options in [('pq', 0.02, [1, 9], ()), ('ts_pq', 0.03, [1, 1, 1, 7], ('two_stage=true',)),
+                                          ('stage', 0.03, [1, 1, 1, 7], ('two_stage=true', 'schedule=stage'))]:
+        settings = ('widths=[32, 4, 2]', f'quantized.stage_epochs={epochs}', *one_student, f'quantized.learning_rate={rate}', *options)
         result += [Row(f'distillation_{method}_{rate}', 'cifar100_resnet20_distillation', 1, 2, 2, settings)]
-    # A schedule for each stage, so that earlier stages end with a low learning rate.
-    result += [quantised(f'ts_pq_stage_{rate}', 'ts_pq', 2, 1, (f'quantized.learning_rate={rate}', 'schedule=stage')) for rate in (0.01, 0.03)]
+    result += [quantised('ts_pq_stage_0.01', 'ts_pq', 2, 1, ('quantized.learning_rate=0.01', 'schedule=stage'))]
     # The same by guided training: with all three methods, and alone.
     result += [quantised('all_predictions_0.03', 'guided_ts_pq', 2, 1, ALL), quantised('all_only_logits_0.03', 'guided_ts_pq', 2, 1, (*ALL, 'guided.hint_points=[logits]'))]
     result += [quantised('guided_predictions_0.03', 'guided', 2, 1, ALL)]
-    # Two-bit weights that do not start nearly binary; "all" with the rate that gave the baseline most.
+    # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
-    result += [quantised('all_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
+    result += [quantised('all_features_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 

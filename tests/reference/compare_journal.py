@@ -1,5 +1,5 @@
 """Compares what the C++ core computed with the methods of the paper's journal version (journal_dump) with the PyTorch implementations in journal_torch.py; float64
-on both sides. usage: compare_journal.py JOURNAL_DUMP RUN   RUN: {mutual | stochastic}_NETWORK_wK...[_lsq | _pact]
+on both sides. usage: compare_journal.py JOURNAL_DUMP RUN   RUN: {mutual | stochastic}_NETWORK_wK...[_lsq | _pact][_float_shortcuts]
 """
 import re
 import sys
@@ -15,8 +15,8 @@ from several_nets import compare_end, compare_first_gradients, expect_close, mod
 SEED, EPOCH_WORD, TEACHER_RATE = 1, (4 << 26) + (4 << 20) + 1, 0.2
 
 
-def compare_mutual(core, widths, quantizer):
-    nets = [model_of(Model, core, f'w{bits}', bits, bits, option=quantizer) for bits in (32, *widths)]
+def compare_mutual(core, widths, option):
+    nets = [model_of(Model, core, f'w{bits}', bits, bits, option=option) for bits in (32, *widths)]
     names = [f'w{bits}' for bits in (32, *widths)]
     mutual = Mutual(nets[0], nets[1:], *core['options'].tolist())
     optimizers = [optimizer_of(net) for net in nets]
@@ -59,7 +59,7 @@ def compare_stochastic(core, bits, pooled):
 def compare(core, run):
     widths = [int(bits) for bits in re.findall(r'_w(\d+)', run)]
     if run.startswith('mutual'):
-        compare_mutual(core, widths, next((name for name in ('lsq', 'pact') if run.endswith(name)), ''))
+        compare_mutual(core, widths, re.search(r'((?:lsq|pact)\w*)?$', run)[0])
     else:
         compare_stochastic(core, *widths, pooled='convnet' in run or 'alexnet' in run)
 

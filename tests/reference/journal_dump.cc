@@ -30,6 +30,7 @@ struct Run {
   DistillationOptions options = {};
   int steps = 20;
   const char* quantizer = "dorefa";
+  ShortcutValues shortcut_values = ShortcutValues::kCodes;
 };
 
 const std::vector<Run>& Runs() {
@@ -37,6 +38,7 @@ const std::vector<Run>& Runs() {
       {"mutual_resnet20_w4", "resnet20", 3, 12, {4}, 0.05, true},
       {"mutual_convnet28_w4_w2", "convnet28", 1, 28, {4, 2}, 0.05, true, {.temperature = 2, .student_weight = 0.7, .teacher_weight = 0.3}},
       {"mutual_resnet20_w4_lsq", "resnet20", 3, 12, {4}, 0.05, true, {}, 20, "lsq"},
+      {"mutual_resnet20_w2_lsq_float_shortcuts", "resnet20", 3, 12, {2}, 0.05, true, {.temperature = 4}, 20, "lsq", ShortcutValues::kFloat},
       {"mutual_resnet20_b_w2_pact", "resnet20_b", 3, 12, {2}, 0.05, true, {.temperature = 4, .student_weight = 1}, 20, "pact"},
       {"stochastic_resnet20_w4", "resnet20", 3, 12, {4}, 0.02, false},
       {"stochastic_resnet20_b_w3", "resnet20_b", 3, 12, {3}, 0.02, false},
@@ -90,6 +92,7 @@ absl::StatusOr<Tensors> Train(const Run& run) {
     NetworkConfig config = ConfigOf(run.network, run.channels, run.side, widths[i], widths[i]);
     config.seed = kSeed + i;
     config.quantizer = run.quantizer;
+    config.shortcut_values = run.shortcut_values;
     absl::StatusOr<TrainedNet> net = MakeNet(config, absl::StrCat("w", widths[i]), out);
     if (!net.ok()) return net.status();
     nets.push_back(*std::move(net));
