@@ -99,6 +99,7 @@ def tuning_rows():
     result += [quantised('ts_pq_stage_0.01', 'ts_pq', 2, 1, ('quantized.learning_rate=0.01', 'schedule=stage'))]
     # The same by guided training: with all three methods, and alone.
     result += [quantised('all_predictions_0.03', 'guided_ts_pq', 2, 1, ALL), quantised('all_only_logits_0.03', 'guided_ts_pq', 2, 1, (*ALL, 'guided.hint_points=[logits]'))]
+    result += [quantised('all_predictions_0.02', 'guided_ts_pq', 2, 1, (PREDICTIONS,))]
     result += [quantised('guided_predictions_0.03', 'guided', 2, 1, ALL)]
     # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
