@@ -7,7 +7,7 @@ import safetensors.numpy
 
 TITLES = {
     'full_precision': 'full precision', 'control': 'control: 10 more epochs in full precision', 'baseline': 'baseline', 'ts': 'TS', 'pq': 'PQ', 'ts_pq': 'TS + PQ', 'guided': 'guided',
-    'all': 'TS + PQ + guided by features and predictions ("all"), learning rate 0.03', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'lsq_floats': 'LSQ, float shortcuts', 'pact': 'PACT',
+    'all': 'TS + PQ + guided by features and predictions ("all")', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'lsq_floats': 'LSQ, float shortcuts', 'pact': 'PACT',
     'stochastic': 'stochastic precision', 'ts_guided': 'TS + guided', 'pq_guided': 'PQ + guided', 'per_stage': 'TS + PQ, order per stage',
     'all_features': 'TS + PQ + guided by features', 'all_predictions': 'TS + PQ + guided by features and predictions', 'all_only_logits': 'TS + PQ + guided by predictions',
     'guided_predictions': 'guided by features and predictions', 'distillation_pq': 'PQ + distillation', 'distillation_ts_pq': 'TS + PQ + distillation',

@@ -22,9 +22,8 @@ class Row:
 
 
 LAMBDA = 1  # of guided training: see the tuning
-# The tuning's choice for "all": predictions are compared beside the features of the paper's hint points.
+# "all" compares predictions beside the features of the paper's hint points: see the tuning.
 PREDICTIONS = 'guided.hint_points=[layer2, layer3, logits]'
-ALL = (PREDICTIONS, 'quantized.learning_rate=0.03')
 # Epochs of each stage. What counts is how long the last one is trained (docs/methods.md), so the others have one each.
 STAGE_EPOCHS = {'ts': [1, 9], 'pq': [1, 9], 'ts_pq': [1, 1, 1, 7]}
 
@@ -39,7 +38,7 @@ def quantised(method, recipe, bits, seed, settings=()):
 
 
 def all_methods(bits, seed):
-    return quantised('all', 'guided_ts_pq', bits, seed, ALL)
+    return quantised('all', 'guided_ts_pq', bits, seed, (PREDICTIONS,))
 
 
 def full_precision(seed):
@@ -52,10 +51,11 @@ def test_rows():
     for seed in (1, 2):
         result += [*(quantised(method, recipe, 2, seed) for method, recipe in methods), all_methods(2, seed)]
     result += [quantised('baseline', 'baseline', 4, 1), all_methods(4, 1), quantised('guided', 'guided', 4, 1), quantised('lsq', 'lsq', 4, 1)]
-    # The baseline with the learning rate of "all"; "all" with the paper's hint points alone and the baseline's learning rate; guided alone as "all" is guided.
-    result += [quantised('baseline_rate_0.03', 'baseline', 2, seed, ('quantized.learning_rate=0.03',)) for seed in (1, 2)]
+    # With the paper's hint points alone; guided alone as "all" is guided; a higher learning rate.
     result += [quantised('all_features', 'guided_ts_pq', bits, seed) for bits, seed in [(2, 1), (2, 2), (4, 1)]]
-    result += [quantised('guided_predictions_rate_0.03', 'guided', 2, 1, ALL)]
+    result += [quantised('guided_predictions', 'guided', 2, 1, (PREDICTIONS,))]
+    rate = 'quantized.learning_rate=0.03'
+    result += [quantised('baseline_rate_0.03', 'baseline', 2, 1, (rate,)), quantised('all_rate_0.03', 'guided_ts_pq', 2, 1, (PREDICTIONS, rate))]
     result += [quantised('lsq_rate_0.05', 'lsq', 4, seed, ('quantized.learning_rate=0.05',)) for seed in (1, 2)]  # the tuning's choice
     result += [Row('control', 'cifar100_resnet20', 1, settings=(f'pretrain.epochs={EPOCHS}', 'pretrain.learning_rate=0.02'))]
     result += [quantised('no_calibration', 'baseline', bits, 1, ('activation_calibration=none',)) for bits in (4, 2)]
@@ -97,10 +97,9 @@ def tuning_rows():
         settings = ('widths=[32, 4, 2]', f'quantized.stage_epochs={epochs}', *one_student, f'quantized.learning_rate={rate}', *options)
         result += [Row(f'distillation_{method}_{rate}', 'cifar100_resnet20_distillation', 1, 2, 2, settings)]
     result += [quantised('ts_pq_stage_0.01', 'ts_pq', 2, 1, ('quantized.learning_rate=0.01', 'schedule=stage'))]
-    # The same by guided training: with all three methods, and alone.
-    result += [quantised('all_predictions_0.03', 'guided_ts_pq', 2, 1, ALL), quantised('all_only_logits_0.03', 'guided_ts_pq', 2, 1, (*ALL, 'guided.hint_points=[logits]'))]
-    result += [quantised('all_predictions_0.02', 'guided_ts_pq', 2, 1, (PREDICTIONS,))]
-    result += [quantised('guided_predictions_0.03', 'guided', 2, 1, ALL)]
+    # The same by guided training.
+    for name, points, rate in [('all_predictions_0.02', PREDICTIONS, 0.02), ('all_predictions_0.03', PREDICTIONS, 0.03), ('all_only_logits_0.03', 'guided.hint_points=[logits]', 0.03)]:
+        result += [quantised(name, 'guided_ts_pq', 2, 1, (points, f'quantized.learning_rate={rate}'))]
     # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_features_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
