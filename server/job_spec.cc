@@ -65,9 +65,15 @@ class Resolver {
     if (idle) spec_.clear_pretrain();
     Phase("pretrain", Has(32) && !idle, spec_.has_pretrain(), "no width is 32", 0.1, [this] { return spec_.mutable_pretrain(); });
     Phase("quantized", lower, spec_.has_quantized(), "no width is below 32", 0.02, [this] { return spec_.mutable_quantized(); });
-    if (faults_.empty() && lower && spec_.quantized().stage_epochs_size() > 0 && spec_.quantized().stage_epochs_size() != QuantizedStageCount(spec_)) {
-      Fault("quantized.stage_epochs",
-            absl::StrCat("has ", spec_.quantized().stage_epochs_size(), " entries, but there are ", QuantizedStageCount(spec_), " quantised stages"));
+    const auto one_for_each_stage = [&](const char* field, int entries) {
+      if (faults_.empty() && lower && entries > 0 && entries != QuantizedStageCount(spec_)) {
+        Fault(field, absl::StrCat("has ", entries, " entries, but there are ", QuantizedStageCount(spec_), " quantised stages"));
+      }
+    };
+    one_for_each_stage("quantized.stage_epochs", spec_.quantized().stage_epochs_size());
+    one_for_each_stage("quantized.stage_learning_rates", spec_.quantized().stage_learning_rates_size());
+    if (faults_.empty() && spec_.quantized().stage_learning_rates_size() > 0 && spec_.schedule() != v1::SCHEDULE_SCOPE_STAGE) {
+      Fault("quantized.stage_learning_rates", "needs schedule: stage; a chain has one schedule for all stages");
     }
     if (faults_.empty() && lower && spec_.quantized().epochs() < QuantizedStageCount(spec_)) {
       Fault("quantized.epochs",

@@ -10,6 +10,7 @@ namespace bitstair::server {
 namespace {
 
 constexpr int kMaxStepEpochs = 1000;
+constexpr const char* kOneStage = "is for quantised stages: this phase is one stage";
 
 class PhaseResolver {
  public:
@@ -23,9 +24,11 @@ class PhaseResolver {
       Fault("epochs", absl::StrCat("is ", phase_.epochs(), "; must be 1 to ", kMaxEpochs));
     }
     if (!phase_.has_learning_rate()) phase_.set_learning_rate(default_learning_rate);
-    if (!(phase_.learning_rate() > 0 && phase_.learning_rate() <= 100)) {
-      Fault("learning_rate", absl::StrCat("is ", phase_.learning_rate(), "; must be above 0 and at most 100"));
+    LearningRate("learning_rate", phase_.learning_rate());
+    for (int i = 0; i < phase_.stage_learning_rates_size() && i < kMaxStepEpochs; ++i) {
+      LearningRate(absl::StrCat("stage_learning_rates[", i, "]"), phase_.stage_learning_rates(i));
     }
+    if (!phase_.stage_learning_rates().empty() && name_ != "quantized") Fault("stage_learning_rates", kOneStage);
     if (phase_.learning_rate_schedule() == v1::LEARNING_RATE_SCHEDULE_UNSPECIFIED) {
       phase_.set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_COSINE);
     } else if (!v1::LearningRateSchedule_IsValid(phase_.learning_rate_schedule())) {
@@ -36,6 +39,10 @@ class PhaseResolver {
 
  private:
   void Fault(const std::string& field, std::string description) { faults_.push_back({absl::StrCat(name_, ".", field), std::move(description)}); }
+
+  void LearningRate(const std::string& field, double rate) {
+    if (!(rate > 0 && rate <= 100)) Fault(field, absl::StrCat("is ", rate, "; must be above 0 and at most 100"));
+  }
 
   void Steps() {
     if (phase_.learning_rate_schedule() != v1::LEARNING_RATE_SCHEDULE_STEP) {
@@ -61,7 +68,7 @@ class PhaseResolver {
 
   void StageEpochs() {
     if (phase_.stage_epochs().empty()) return;
-    if (name_ != "quantized") return Fault("stage_epochs", "is for quantised stages: this phase is one stage");
+    if (name_ != "quantized") return Fault("stage_epochs", kOneStage);
     int64_t sum = 0;
     for (int i = 0; i < phase_.stage_epochs_size(); ++i) {
       const int epochs = phase_.stage_epochs(i);

@@ -173,6 +173,7 @@ class Plan {
       stage.set_activation(bits[i].activations == 32 ? spec_.two_stage_activation() : v1::ACTIVATION_FUNCTION_CLIP);
       stage.set_epochs(epochs[i]);
       SetPhase(spec_.quantized(), &stage);
+      if (!spec_.quantized().stage_learning_rates().empty()) stage.set_learning_rate(spec_.quantized().stage_learning_rates(static_cast<int>(i)));
       SetMethods(spec_, &stage);
       if (spec_.schedule() == v1::SCHEDULE_SCOPE_STAGE) {
         stage.set_schedule_epochs(epochs[i]);

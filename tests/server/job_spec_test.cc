@@ -110,6 +110,9 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
   const auto stage_epochs = [](std::vector<int> epochs) {
     return [epochs](v1::JobSpec* s) { s->mutable_quantized()->mutable_stage_epochs()->Assign(epochs.begin(), epochs.end()); };
   };
+  const auto stage_rates = [](std::vector<double> rates) {
+    return [rates](v1::JobSpec* s) { s->mutable_quantized()->mutable_stage_learning_rates()->Assign(rates.begin(), rates.end()); };
+  };
   const std::vector<Fault> faults = {
       {"name", "is required", [](auto* s) { s->clear_name(); }},
       {"name", "1 to 40 characters", [](auto* s) { s->set_name("Big Name"); }},
@@ -158,6 +161,10 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
          s->mutable_pretrain()->set_learning_rate_schedule(v1::LEARNING_RATE_SCHEDULE_STEP);
          s->mutable_pretrain()->add_step_epochs(2), s->mutable_pretrain()->add_step_epochs(1);
        }},
+      {"pretrain.stage_learning_rates", "this phase is one stage", [](auto* s) { s->mutable_pretrain()->add_stage_learning_rates(0.1); }},
+      {"quantized.stage_learning_rates", "needs schedule: stage", stage_rates({0.01, 0.01, 0.01, 0.02})},
+      {"quantized.stage_learning_rates", "has 2 entries, but there are 4 quantised stages", stage_rates({0.01, 0.02})},
+      {"quantized.stage_learning_rates[1]", "is 0; must be above 0 and at most 100", stage_rates({0.01, 0, 0.01, 0.02})},
       {"pretrain.stage_epochs", "this phase is one stage", [](auto* s) { s->mutable_pretrain()->add_stage_epochs(3); }},
       {"quantized.stage_epochs", "has 3 entries, but there are 4 quantised stages", stage_epochs({1, 1, 6})},
       {"quantized.stage_epochs", "adds up to 9, but quantized.epochs is 8", stage_epochs({1, 1, 2, 5})},

@@ -155,6 +155,15 @@ TEST(PlannerTest, GivenEpochsOfEachStage) {
   EXPECT_EQ(stages[4].schedule_epochs(), 10);
 }
 
+TEST(PlannerTest, GivenLearningRatesOfEachStage) {
+  v1::JobSpec spec = testing::SmallSpec();
+  spec.set_schedule(v1::SCHEDULE_SCOPE_STAGE);
+  for (const double rate : {0.01, 0.02, 0.03, 0.04}) spec.mutable_quantized()->add_stage_learning_rates(rate);
+  const auto stages = Plan(spec);
+  EXPECT_EQ(stages[0].learning_rate(), 0.1);
+  for (size_t i = 1; i < stages.size(); ++i) EXPECT_EQ(stages[i].learning_rate(), 0.01 * static_cast<double>(i));
+}
+
 TEST(PlannerTest, AChainIsOneScheduleAndCarriesMomentum) {
   const auto stages = Plan(testing::SmallSpec());
   int offset = 0;
