@@ -5,7 +5,7 @@ import unittest
 import harness
 from harness import SMOKE
 
-GUIDED = ('--set', 'guided={lambda: 30}', '--set', 'quantized.epochs=2')
+GUIDED = ('--set', 'guided={lambda: 1, hint_points: [conv3, fc1, logits]}', '--set', 'quantized.epochs=2')
 STEPPED = ('--set', 'checkpoint.every_steps=3')
 
 
@@ -37,6 +37,7 @@ class GuidedTest(harness.Case):
                 self.assertGreater(result['teacher']['train_top1'], 0)
         self.assertNotIn('teacher_top1', done['stages'][0], 'the full-precision stage is no pair')
         self.assertIn('teacher', self.cli('describe', job).stdout)
+        self.assertRegex(self.cli('describe', job, '--layers').stdout, r'(?m)^- +logits +- +- +0\.\d+ ')
 
     def test_killing_either_side_of_a_split_pair_restarts_both_from_one_checkpoint(self):
         split = (*GUIDED, '--set', 'ranks=1', '--set', 'placement=split')
