@@ -10,7 +10,7 @@ TITLES = {
     'all': 'TS + PQ + guided by features and predictions ("all")', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'lsq_floats': 'LSQ, float shortcuts', 'pact': 'PACT',
     'stochastic': 'stochastic precision', 'ts_guided': 'TS + guided', 'pq_guided': 'PQ + guided', 'per_stage': 'TS + PQ, order per stage',
     'all_features': 'TS + PQ + guided by features', 'all_predictions': 'TS + PQ + guided by features and predictions', 'all_only_logits': 'TS + PQ + guided by predictions',
-    'guided_predictions': 'guided by features and predictions', 'distillation_pq': 'PQ + distillation', 'distillation_ts_pq': 'TS + PQ + distillation',
+    'distillation_pq': 'PQ + distillation', 'distillation_ts_pq': 'TS + PQ + distillation',
     'distillation_stage': 'TS + PQ + distillation, a schedule for each stage', 'ts_pq_stage': 'TS + PQ, a schedule for each stage',
 }
 INK, LOW, GUIDE, GRID = '#1f2430', '#2f6fde', '#8a94a6', '#dfe3ea'
@@ -90,18 +90,20 @@ def plot(path, done):
         for y, (method, values) in enumerate(groups[bits]):
             axis.plot([min(values), max(values)], [y, y], color=LOW, linewidth=2, alpha=0.4)
             axis.plot(values, [y] * len(values), 'o', color=LOW, markersize=5)
-            axis.annotate(f'{mean(values):.1f}', (max(values), y), xytext=(7, 0), textcoords='offset points', va='center', fontsize=8)
+            axis.annotate(f'{mean(values):.1f}', (max(values), y), xytext=(7, 0), textcoords='offset points', va='center', fontsize=8, zorder=5,
+                          bbox={'boxstyle': 'square,pad=0.1', 'facecolor': 'white', 'edgecolor': 'none'})
         if full:
             axis.axvline(mean(full), color=GUIDE, linewidth=1, linestyle='--')
         axis.set_yticks(range(len(groups[bits])), [title(method) for method, _ in groups[bits]])
         axis.set_ylim(len(groups[bits]) - 0.4, -0.6)
-        axis.set_xlim(lowest - 2, max(row['top1'] for row in done) + 2)
+        axis.set_xlim(lowest - 2, max(row['top1'] for row in done) + 3)
         axis.set_title(bits, loc='left', fontweight='bold', fontsize=9)
         axis.grid(axis='x', color=GRID, linewidth=0.7)
         axis.set_axisbelow(True)
         for side in ('top', 'right', 'left'):
             axis.spines[side].set_visible(False)
         axis.tick_params(axis='y', length=0)
-    axes[-1, 0].set_xlabel('top-1, percent; a dot is a seed, the dashed line is the full-precision net')
+    # At the right edge: beside long names the axes are narrower than this line.
+    axes[-1, 0].set_xlabel('top-1, percent; a dot is a seed, the dashed line is the full-precision net', loc='right')
     figure.savefig(path, metadata={'Date': None})
     pyplot.close(figure)

@@ -51,9 +51,8 @@ def test_rows():
     for seed in (1, 2):
         result += [*(quantised(method, recipe, 2, seed) for method, recipe in methods), all_methods(2, seed)]
     result += [quantised('baseline', 'baseline', 4, 1), all_methods(4, 1), quantised('guided', 'guided', 4, 1), quantised('lsq', 'lsq', 4, 1)]
-    # With the paper's hint points alone; guided alone as "all" is guided; a higher learning rate.
+    # With the paper's hint points alone; a higher learning rate.
     result += [quantised('all_features', 'guided_ts_pq', bits, seed) for bits, seed in [(2, 1), (2, 2), (4, 1)]]
-    result += [quantised('guided_predictions', 'guided', 2, 1, (PREDICTIONS,))]
     rate = 'quantized.learning_rate=0.03'
     result += [quantised('baseline_rate_0.03', 'baseline', 2, 1, (rate,)), quantised('all_rate_0.03', 'guided_ts_pq', 2, 1, (PREDICTIONS, rate))]
     result += [quantised('lsq_rate_0.05', 'lsq', 4, seed, ('quantized.learning_rate=0.05',)) for seed in (1, 2)]  # the tuning's choice
