@@ -28,7 +28,8 @@ inline constexpr std::chrono::seconds kCollectiveTimeout{120};
 absl::Status LoadGpuBackend(int device);
 
 // Gloo for CPU tensors; on a GPU slot also NCCL for CUDA tensors. Collectives block, must be called in the same order on all ranks and from one thread at a
-// time, and throw (c10::Error or what Gloo throws) when a peer is lost.
+// time, and throw (c10::Error or what Gloo throws) when a peer is lost. Groups of one process may not be used by several threads: c10d's flight recorder adds
+// to a map of groups outside its lock (pytorch/pytorch#179449); TORCH_FR_BUFFER_SIZE=0 turns it off.
 class ProcessGroup {
  public:
   // A gang of one: no store, no sockets.

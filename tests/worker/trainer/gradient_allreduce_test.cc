@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <csignal>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <future>
@@ -19,6 +21,9 @@ namespace {
 
 // Runs `body` as ranks 0..world_size-1 on threads that meet over loopback; exceptions of a rank come back to the test.
 void SpawnRanks(int world_size, const std::function<void(ProcessGroup&)>& body) {
+  // A trainer is one rank; here several share a process, whose flight recorder has a race then (see ProcessGroup). c10d reads this at the first collective.
+  setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/1);
+  std::signal(SIGPIPE, SIG_IGN);  // as the trainer does: Gloo writes to peers that may be gone
   std::promise<std::string> address;
   bool told = false;  // rank 0's thread only
   const std::shared_future<std::string> known = address.get_future().share();
