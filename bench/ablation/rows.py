@@ -100,6 +100,10 @@ def tuning_rows():
     # The same by guided training.
     for name, points, rate in [('all_predictions_0.02', PREDICTIONS, 0.02), ('all_predictions_0.03', PREDICTIONS, 0.03), ('all_only_logits_0.03', 'guided.hint_points=[logits]', 0.03)]:
         result += [quantised(name, 'guided_ts_pq', 2, 1, (points, f'quantized.learning_rate={rate}'))]
+    # A guiding net that keeps closer to what it was (by default it has 0.2 of the learning rate), and lower temperatures.
+    for temperature in (1, 2, 4):
+        settings = (PREDICTIONS, f'guided.temperature={temperature}', 'guided.teacher_learning_rate_factor=0.02', 'quantized.learning_rate=0.03')
+        result += [quantised(f'all_steady_t{temperature}_0.03', 'guided_ts_pq', 2, 1, settings)]
     # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_features_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
