@@ -104,6 +104,9 @@ def tuning_rows():
     for temperature in (1, 2, 4):
         settings = (PREDICTIONS, f'guided.temperature={temperature}', 'guided.teacher_learning_rate_factor=0.02', 'quantized.learning_rate=0.03')
         result += [quantised(f'all_steady_t{temperature}_0.03', 'guided_ts_pq', 2, 1, settings)]
+    steady = (PREDICTIONS, 'guided.temperature=2', 'guided.teacher_learning_rate_factor=0.02')
+    result += [quantised('all_steady_lambda3_0.02', 'guided_ts_pq', 2, 1, ('guided.lambda=3', *steady)),
+               quantised('all_steady_from3_0.03', 'guided_ts_pq', 2, 1, ('widths=[32, 3, 2]', 'quantized.learning_rate=0.03', *steady))]
     # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, ('weight_norm=std',))]
     result += [quantised('all_features_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
