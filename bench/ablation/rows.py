@@ -55,6 +55,9 @@ def test_rows():
     result += [quantised('all_features', 'guided_ts_pq', bits, seed) for bits, seed in [(2, 1), (2, 2), (4, 1)]]
     rate = 'quantized.learning_rate=0.03'
     result += [quantised('baseline_rate_0.03', 'baseline', 2, 1, (rate,)), quantised('all_rate_0.03', 'guided_ts_pq', 2, 1, (PREDICTIONS, rate))]
+    # Three times as long, where three epochs for earlier stages cost little.
+    result += [quantised('baseline_30_epochs', 'baseline', 2, 1, ('quantized.epochs=30',)),
+               quantised('all_30_epochs', 'guided_ts_pq', 2, 1, (PREDICTIONS, 'quantized.epochs=30', 'quantized.stage_epochs=[1, 1, 1, 27]'))]
     result += [quantised('lsq_rate_0.05', 'lsq', 4, seed, ('quantized.learning_rate=0.05',)) for seed in (1, 2)]  # the tuning's choice
     result += [Row('control', 'cifar100_resnet20', 1, settings=(f'pretrain.epochs={EPOCHS}', 'pretrain.learning_rate=0.02'))]
     result += [quantised('no_calibration', 'baseline', bits, 1, ('activation_calibration=none',)) for bits in (4, 2)]
