@@ -11,7 +11,6 @@
 #include "absl/strings/str_join.h"
 #include "core/kernels/step_clock.h"
 #include "core/training/classification_loss.h"
-#include "core/training/hint_loss.h"
 
 namespace bitstair::core {
 namespace {
@@ -82,6 +81,18 @@ absl::Status CheckGuidedPair(const NetworkConfig& low, const NetworkConfig& full
   return absl::OkStatus();
 }
 
+std::vector<HintOptions> OptionsOfHints(const Network& network, const std::vector<size_t>& hint_points, const NetworkConfig& low, const NetworkConfig& full,
+                                        const GuidedOptions& options) {
+  std::vector<HintOptions> result;
+  for (const size_t point : hint_points) {
+    result.push_back({.bits = low.activation_bits,
+                      .weight = options.lambda,
+                      .temperature = network.hint_points()[point].logits ? options.temperature : 0,
+                      .clipped = Clips(low) && Clips(full)});
+  }
+  return result;
+}
+
 absl::StatusOr<std::unique_ptr<GuidedStep>> GuidedStep::Create(PairMember low, PairMember full, const GuidedOptions& options) {
   if (absl::Status status = CheckGuidedPair(low.network->config(), full.network->config(), options); !status.ok()) return status;
   absl::StatusOr<std::vector<size_t>> hint_points = ChooseHintPoints(*low.network, options.hint_points);
@@ -89,8 +100,10 @@ absl::StatusOr<std::unique_ptr<GuidedStep>> GuidedStep::Create(PairMember low, P
   return std::unique_ptr<GuidedStep>(new GuidedStep(low, full, options, *std::move(hint_points)));
 }
 
-GuidedStep::GuidedStep(PairMember low, PairMember full, GuidedOptions options, std::vector<size_t> hint_points)
-    : members_{Member{low, kLowName, {}, {}}, Member{full, kFullName, {}, {}}}, options_(std::move(options)), hint_points_(std::move(hint_points)) {}
+GuidedStep::GuidedStep(PairMember low, PairMember full, const GuidedOptions& options, std::vector<size_t> hint_points)
+    : members_{Member{low, kLowName, {}, {}}, Member{full, kFullName, {}, {}}},
+      hint_points_(std::move(hint_points)),
+      hint_options_(OptionsOfHints(*low.network, hint_points_, low.network->config(), full.network->config(), options)) {}
 
 absl::StatusOr<GuidedStepResult> GuidedStep::Run(const Batch& batch, double low_learning_rate, double full_learning_rate) {
   absl::StatusOr<GuidedStepResult> result = ComputeGradients(batch);
@@ -155,12 +168,9 @@ void GuidedStep::Forget() {
 // Adds lambda R to both losses and returns R.
 double GuidedStep::AddHints(std::vector<double>* terms) {
   auto& [low, full] = members_;
-  HintOptions options{
-      .bits = low.network->config().activation_bits, .weight = options_.lambda, .clipped = Clips(low.network->config()) && Clips(full.network->config())};
   double distance = 0;
   for (size_t i = 0; i < hint_points_.size(); ++i) {
-    options.temperature = low.network->hint_points()[hint_points_[i]].logits ? options_.temperature : 0;
-    const HintTerm term = HintLoss(low.hints[i], full.hints[i], options);
+    const HintTerm term = HintLoss(low.hints[i], full.hints[i], hint_options_[i]);
     distance += term.distance;
     terms->push_back(term.distance);
     if (term.low.defined()) low.loss = low.loss + term.low;

@@ -15,6 +15,7 @@
 #include "core/data/batch.h"
 #include "core/nn/features.h"
 #include "core/nn/network.h"
+#include "core/training/hint_loss.h"
 #include "core/training/net_pass.h"
 
 namespace bitstair::core {
@@ -39,6 +40,10 @@ absl::StatusOr<std::vector<size_t>> ChooseHintPoints(const Network& network, con
 // with few bits; lambda below 0 or not finite; a temperature that is not above 0 or not finite.
 absl::Status CheckGuidedPair(const NetworkConfig& low, const NetworkConfig& full, const GuidedOptions& options);
 
+// How a pair is compared at each of the chosen hint points. network: either one of the pair; low, full: the configurations of both.
+std::vector<HintOptions> OptionsOfHints(const Network& network, const std::vector<size_t>& hint_points, const NetworkConfig& low, const NetworkConfig& full,
+                                        const GuidedOptions& options);
+
 class GuidedStep {
  public:
   // INVALID_ARGUMENT: what CheckGuidedPair and ChooseHintPoints refuse.
@@ -60,14 +65,14 @@ class GuidedStep {
     at::Tensor loss;
   };
 
-  GuidedStep(PairMember low, PairMember full, GuidedOptions options, std::vector<size_t> hint_points);
+  GuidedStep(PairMember low, PairMember full, const GuidedOptions& options, std::vector<size_t> hint_points);
   absl::Status Forward(Member& member, SharedImages& images, const Batch& batch, bool quantize, StepResult* result);
   double AddHints(std::vector<double>* terms);
   void Forget();
 
   std::array<Member, 2> members_;  // low, full
-  const GuidedOptions options_;
   const std::vector<size_t> hint_points_;
+  const std::vector<HintOptions> hint_options_;  // by chosen hint point
 };
 
 }  // namespace bitstair::core

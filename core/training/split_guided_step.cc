@@ -20,10 +20,6 @@
 namespace bitstair::core {
 namespace {
 
-bool Clips(const NetworkConfig& config) {
-  return config.activation_bits != 32 || config.activation == ActivationFunction::kClip;
-}
-
 // In Q of how many bits the pair is compared at this hint point of the low-precision net (hint_loss.h).
 int WidthOf(const Features& low, int bits) {
   return low.greatest_code > 0 ? std::bit_width(static_cast<uint64_t>(low.greatest_code)) : bits;
@@ -76,11 +72,9 @@ SplitGuidedStep::SplitGuidedStep(PairMember own, PairSide side, const NetworkCon
                                  std::vector<size_t> hint_points, FeatureExchange* exchange)
     : own_(own),
       side_(side),
-      bits_(low.activation_bits),
-      clipped_(Clips(low) && Clips(full)),
       early_(early),
-      options_(options),
       hint_points_(std::move(hint_points)),
+      hint_options_(OptionsOfHints(*own.network, hint_points_, low, full, options)),
       exchange_(*exchange),
       widths_(hint_points_.size(), 0) {}
 
@@ -95,7 +89,7 @@ absl::StatusOr<GuidedStepResult> SplitGuidedStep::ComputeGradients(const Batch& 
     if (at == hint_points_.end()) return;
     const auto index = static_cast<size_t>(at - hint_points_.begin());
     hints_[index] = features;
-    if (side_ == PairSide::kLow) widths_[index] = IsLogits(index) ? 32 : WidthOf(features, bits_);
+    if (side_ == PairSide::kLow) widths_[index] = IsLogits(index) ? 32 : WidthOf(features, hint_options_[index].bits);
     if (side_ == PairSide::kLow || (early_ && widths_[index] > 0)) Send(index);
   });
   absl::StatusOr<NetPass> pass = RunForward(*own_.network, NameOf(side_), images, batch, quantize);
@@ -157,8 +151,8 @@ absl::Status SplitGuidedStep::AddHints(at::Tensor* loss, GuidedStepResult* resul
     }
     if (!status.ok()) continue;
     const Features other = Constant(received, side_ == PairSide::kLow ? PairSide::kFull : PairSide::kLow, own);
-    const HintOptions hint{
-        .bits = received.bits == 32 ? 32 : bits_, .weight = options_.lambda, .temperature = IsLogits(i) ? options_.temperature : 0, .clipped = clipped_};
+    HintOptions hint = hint_options_[i];
+    if (received.bits == 32) hint.bits = 32;
     const HintTerm term = side_ == PairSide::kLow ? HintLoss(own, other, hint) : HintLoss(other, own, hint);
     result->hint += term.distance;
     result->hints.push_back(term.distance);

@@ -32,16 +32,15 @@ class SplitGuidedStep {
  private:
   SplitGuidedStep(PairMember own, PairSide side, const NetworkConfig& low, const NetworkConfig& full, const GuidedOptions& options, bool early,
                   std::vector<size_t> hint_points, FeatureExchange* exchange);
-  bool IsLogits(size_t index) const { return own_.network->hint_points()[hint_points_[index]].logits; }
+  bool IsLogits(size_t index) const { return hint_options_[index].temperature > 0; }
   void Send(size_t index);
   absl::Status AddHints(at::Tensor* loss, GuidedStepResult* result);
 
   const PairMember own_;
   const PairSide side_;
-  const int bits_;  // of the low-precision net's activations
-  const bool clipped_, early_;
-  const GuidedOptions options_;
+  const bool early_;
   const std::vector<size_t> hint_points_;
+  const std::vector<HintOptions> hint_options_;  // by chosen hint point
   FeatureExchange& exchange_;
   std::vector<int> widths_;      // by chosen hint point: of the low-precision net's features in the pass before; 0: not known
   std::vector<Features> hints_;  // of this pass
