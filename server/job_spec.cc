@@ -259,6 +259,8 @@ class Resolver {
     if (spec_.nesterov() && spec_.momentum() == 0) Fault("nesterov", "needs a momentum above 0");
     Range<double>("weight_decay", spec_.has_weight_decay(), spec_.weight_decay(), 1e-4, 0.0, 1.0, &v1::JobSpec::set_weight_decay);
     if (!spec_.has_decay_batch_norm()) spec_.set_decay_batch_norm(true);
+    Range<double>("batch_norm_learning_rate_factor", spec_.has_batch_norm_learning_rate_factor(), spec_.batch_norm_learning_rate_factor(), 1.0, 0.0, 1.0,
+                  &v1::JobSpec::set_batch_norm_learning_rate_factor);
   }
 
   template <typename Mutable>

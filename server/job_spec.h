@@ -9,7 +9,7 @@
 
 namespace bitstair::server {
 
-// Returns `spec` with every default of job.proto written out; resolving the result again changes nothing.
+// Returns `spec` with every default of recipe.proto written out; resolving the result again changes nothing.
 // Errors: one InvalidFields status (proto/status.h) that lists every fault, each with its proto path within JobSpec ("widths[2]", "pretrain.epochs").
 // `pretrain` is required exactly if 32 is among the widths, `quantized` exactly if a lower width is. step_gamma is written out for STEP schedules only.
 // `guided` is refused where its full-precision net would have no stage to start from, or no clip (two_stage_activation: relu).

@@ -119,6 +119,9 @@ void SetMethods(const v1::JobSpec& spec, v1::StageSpec* stage) {
   if (spec.has_guided() && spec.placement() == v1::PAIR_PLACEMENT_SPLIT) stage->set_placement(spec.placement());
   if (spec.has_stochastic_precision()) *stage->mutable_stochastic_precision() = spec.stochastic_precision();
   if (spec.has_distillation()) *stage->mutable_distillation() = spec.distillation();
+  // Absent also in recipes that were resolved before it was there.
+  if (spec.has_batch_norm_learning_rate_factor() && spec.batch_norm_learning_rate_factor() != 1)
+    stage->set_batch_norm_learning_rate_factor(spec.batch_norm_learning_rate_factor());
 }
 
 void SetBits(Bits bits, v1::StageSpec* stage) {

@@ -180,6 +180,7 @@ std::string StageKeyDocument(const v1::StageSpec& stage, const std::string& pare
   if (stage.calibration() == v1::ACTIVATION_CALIBRATION_PERCENTILE) document["calibration_percentile"] = stage.calibration_percentile();
   const bool weights = stage.weight_bits() < 32, activations = stage.activation_bits() < 32;
   if (weights || activations) document["quantizer"] = stage.quantizer();
+  if (stage.has_batch_norm_learning_rate_factor()) document["batch_norm_learning_rate_factor"] = stage.batch_norm_learning_rate_factor();
   if (weights && stage.detach_weight_max()) document["detach_weight_max"] = true;
   if ((activations || stage.activation() == v1::ACTIVATION_FUNCTION_CLIP) && stage.quantize_last_activation()) document["quantize_last_activation"] = true;
   if (weights && stage.quantize_first_last()) document["quantize_first_last"] = true;

@@ -34,9 +34,9 @@ void Sgd::Step(double learning_rate) {
   const auto add = [&](size_t i, at::Tensor gradient, std::vector<WeightToUpdate>& to) {
     const Parameter& p = parameters_[i];
     if (StaysPositive(p)) positive.emplace_back(i, p.latent.item<double>());
+    const double rate = p.batch_norm ? learning_rate * options_.batch_norm_learning_rate_factor : learning_rate;
     // detach() shares the memory
-    to.push_back(
-        {p.quantizer, p.latent.detach(), std::move(gradient), momentum_[i], {learning_rate, options_.momentum, DecayOf(p, options_), options_.nesterov}});
+    to.push_back({p.quantizer, p.latent.detach(), std::move(gradient), momentum_[i], {rate, options_.momentum, DecayOf(p, options_), options_.nesterov}});
   };
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];

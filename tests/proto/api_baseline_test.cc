@@ -48,7 +48,7 @@ void AddMessage(const Descriptor& message, std::set<std::string>* lines) {
 std::set<std::string> Lines() {
   std::set<std::string> lines;
   for (const FileDescriptor* file :
-       {v1::JobSpec::descriptor()->file(), v1::CreateJobRequest::descriptor()->file(), v1::WorkerMessage::descriptor()->file(),
+       {v1::JobSpec::descriptor()->file(), v1::Job::descriptor()->file(), v1::CreateJobRequest::descriptor()->file(), v1::WorkerMessage::descriptor()->file(),
         v1::Artifact::descriptor()->file(), v1::ToTrainer::descriptor()->file(), v1::Token::descriptor()->file(), store::v1::JobRecord::descriptor()->file()}) {
     for (int i = 0; i < file->message_type_count(); ++i) AddMessage(*file->message_type(i), &lines);
     for (int i = 0; i < file->enum_type_count(); ++i) AddEnum(*file->enum_type(i), &lines);

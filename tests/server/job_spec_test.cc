@@ -33,6 +33,7 @@ TEST(JobSpecTest, WritesEveryDefaultOut) {
   EXPECT_EQ(spec->momentum(), 0.9);
   EXPECT_TRUE(spec->nesterov());
   EXPECT_EQ(spec->weight_decay(), 1e-4);
+  EXPECT_EQ(spec->batch_norm_learning_rate_factor(), 1);
   EXPECT_TRUE(spec->decay_batch_norm());
   EXPECT_EQ(spec->quantizer(), "dorefa");
   EXPECT_TRUE(spec->has_detach_weight_max() && !spec->detach_weight_max());
@@ -173,6 +174,8 @@ TEST(JobSpecTest, EachFaultNamesItsField) {
       {"nesterov", "needs a momentum", [](auto* s) { s->set_momentum(0), s->set_nesterov(true); }},
       {"weight_decay", "is -0.1", [](auto* s) { s->set_weight_decay(-0.1); }},
       {"weight_decay", "is nan", [&](auto* s) { s->set_weight_decay(nan); }},
+      {"batch_norm_learning_rate_factor", "is 1.5", [](auto* s) { s->set_batch_norm_learning_rate_factor(1.5); }},
+      {"batch_norm_learning_rate_factor", "is -1", [](auto* s) { s->set_batch_norm_learning_rate_factor(-1); }},
       {"quantizer", "known: dorefa, lsq, pact", [](auto* s) { s->set_quantizer("lsqq"); }},
       {"guided", "needs quantizer: dorefa, not pact",
        [](auto* s) {

@@ -164,6 +164,20 @@ TEST(PlannerTest, GivenLearningRatesOfEachStage) {
   for (size_t i = 1; i < stages.size(); ++i) EXPECT_EQ(stages[i].learning_rate(), 0.01 * static_cast<double>(i));
 }
 
+TEST(PlannerTest, BatchNormHasARateOfItsOwnInQuantisedStagesAlone) {
+  v1::JobSpec spec = testing::SmallSpec();
+  EXPECT_FALSE(Plan(spec)[1].has_batch_norm_learning_rate_factor());
+  for (const double factor : {0.1, 0.0}) {
+    spec.set_batch_norm_learning_rate_factor(factor);
+    const auto stages = Plan(spec);
+    EXPECT_FALSE(stages[0].has_batch_norm_learning_rate_factor());
+    for (size_t i = 1; i < stages.size(); ++i) {
+      EXPECT_TRUE(stages[i].has_batch_norm_learning_rate_factor());
+      EXPECT_EQ(stages[i].batch_norm_learning_rate_factor(), factor);
+    }
+  }
+}
+
 TEST(PlannerTest, AChainIsOneScheduleAndCarriesMomentum) {
   const auto stages = Plan(testing::SmallSpec());
   int offset = 0;

@@ -219,6 +219,7 @@ TEST(StageKeyTest, WhatCanChangeABitIsInTheKeyOfTheStageAndItsChildren) {
   const std::vector<std::function<void(v1::JobSpec*)>> quantised = {
       [](auto* s) { s->mutable_quantized()->set_epochs(9); },
       [](auto* s) { s->set_detach_weight_max(true); },
+      [](auto* s) { s->set_batch_norm_learning_rate_factor(0.1); },
       [](auto* s) { s->set_calibration_percentile(99); },
       [](auto* s) { s->set_activation_calibration(v1::ACTIVATION_CALIBRATION_NONE); },
       [](auto* s) { s->set_schedule(v1::SCHEDULE_SCOPE_STAGE); },

@@ -162,7 +162,11 @@ core::GuidedOptions GuidedOptionsOf(const v1::StageSpec& spec) {
 }
 
 core::SgdOptions SgdOptionsOf(const v1::StageSpec& spec) {
-  return {.momentum = spec.momentum(), .nesterov = spec.nesterov(), .weight_decay = spec.weight_decay(), .decay_batch_norm = spec.decay_batch_norm()};
+  return {.momentum = spec.momentum(),
+          .nesterov = spec.nesterov(),
+          .weight_decay = spec.weight_decay(),
+          .decay_batch_norm = spec.decay_batch_norm(),
+          .batch_norm_learning_rate_factor = spec.has_batch_norm_learning_rate_factor() ? spec.batch_norm_learning_rate_factor() : 1};
 }
 
 core::LearningRateSchedule ScheduleOf(const v1::StageSpec& spec) {

@@ -32,7 +32,7 @@ void Check(SgdOptions options) {
       for (size_t i = 0; i < expected[p].size(); ++i) {
         const double g = grad.data_ptr<double>()[i] + decay * expected[p][i];
         velocity[p][i] = step == 0 ? g : options.momentum * velocity[p][i] + g;
-        expected[p][i] -= rate * (options.nesterov ? g + options.momentum * velocity[p][i] : velocity[p][i]);
+        expected[p][i] -= (p == 1 ? options.batch_norm_learning_rate_factor : 1) * rate * (options.nesterov ? g + options.momentum * velocity[p][i] : velocity[p][i]);
       }
     }
     sgd.Step(rate);
@@ -51,6 +51,8 @@ TEST(SgdTest, EqualsThePlainFormula) {
   Check({.momentum = 0.9, .nesterov = false, .weight_decay = 0.01});
   Check({.momentum = 0.5, .nesterov = true, .weight_decay = 0.1, .decay_batch_norm = false});
   Check({.momentum = 0, .nesterov = false, .weight_decay = 0});
+  Check({.weight_decay = 0.01, .batch_norm_learning_rate_factor = 0.1});
+  Check({.batch_norm_learning_rate_factor = 0});
 }
 
 TEST(SgdTest, AQuantizedWeightIsUpdatedThroughItsQuantizer) {

@@ -174,6 +174,22 @@ TEST(StageConfigTest, OptionsOfTheNetworkArrive) {
   EXPECT_EQ(config.layer_widths, (std::map<std::string, int>{{"layer1.*", 8}}));
 }
 
+TEST(StageConfigTest, OptionsOfTheOptimiserArrive) {
+  v1::StageSpec spec;
+  EXPECT_EQ(SgdOptionsOf(spec).batch_norm_learning_rate_factor, 1);
+  spec.set_momentum(0.5);
+  spec.set_nesterov(true);
+  spec.set_weight_decay(0.25);
+  spec.set_decay_batch_norm(true);
+  spec.set_batch_norm_learning_rate_factor(0);
+  const core::SgdOptions options = SgdOptionsOf(spec);
+  EXPECT_EQ(options.momentum, 0.5);
+  EXPECT_TRUE(options.nesterov);
+  EXPECT_EQ(options.weight_decay, 0.25);
+  EXPECT_TRUE(options.decay_batch_norm);
+  EXPECT_EQ(options.batch_norm_learning_rate_factor, 0);
+}
+
 TEST(StageConfigTest, RecipesMayNameEveryNetworkThatTheCoreMakes) {
   EXPECT_EQ(server::KnownNetworks(), core::NetworkNames());
 }
