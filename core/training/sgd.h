@@ -17,7 +17,7 @@ struct SgdOptions {
   double weight_decay = 1e-4;
   bool decay_batch_norm = true;
   double batch_norm_learning_rate_factor = 1;  // of gamma's and beta's rate
-  double clip_weight_decay = 1e-4;  // of PACT's clips; steps and the logits' scale never decay
+  double clip_weight_decay = 1e-4;             // of PACT's clips; steps and the logits' scale never decay
 };
 
 class Sgd {

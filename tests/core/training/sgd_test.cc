@@ -32,7 +32,8 @@ void Check(SgdOptions options) {
       for (size_t i = 0; i < expected[p].size(); ++i) {
         const double g = grad.data_ptr<double>()[i] + decay * expected[p][i];
         velocity[p][i] = step == 0 ? g : options.momentum * velocity[p][i] + g;
-        expected[p][i] -= (p == 1 ? options.batch_norm_learning_rate_factor : 1) * rate * (options.nesterov ? g + options.momentum * velocity[p][i] : velocity[p][i]);
+        expected[p][i] -=
+            (p == 1 ? options.batch_norm_learning_rate_factor : 1) * rate * (options.nesterov ? g + options.momentum * velocity[p][i] : velocity[p][i]);
       }
     }
     sgd.Step(rate);
