@@ -10,9 +10,9 @@ TITLES = {
     'all': 'TS + PQ + guided by features and predictions ("all")', 'lsq': 'LSQ', 'lsq_pq': 'LSQ + PQ', 'lsq_floats': 'LSQ, float shortcuts', 'pact': 'PACT',
     'stochastic': 'stochastic precision', 'ts_guided': 'TS + guided', 'pq_guided': 'PQ + guided', 'per_stage': 'TS + PQ, order per stage',
     'all_features': 'TS + PQ + guided by features', 'all_predictions': 'TS + PQ + guided by features and predictions', 'all_only_logits': 'TS + PQ + guided by predictions',
-    **{f'all_steady_t{t}': f'TS + PQ + guided by features and predictions, T = {t}, the guiding net at a tenth of its rate' for t in (2, 4)},
-    'all_bn': 'TS + PQ + guided by features and predictions, batch norms at a tenth', 'baseline_bn': 'baseline, batch norms at a tenth',
-    'all_30_epochs': 'TS + PQ + guided by features and predictions, 30 quantised epochs', 'baseline_30_epochs': 'baseline, 30 quantised epochs',
+    **{f'all_steady_t{t}': f'"all", T = {t}, the guiding net at a tenth' for t in (2, 4)},
+    'all_bn': '"all", batch norms at a tenth', 'baseline_bn': 'baseline, batch norms at a tenth', 'all_30_epochs': '"all", 30 quantised epochs',
+    'baseline_30_epochs': 'baseline, 30 quantised epochs',
     'distillation_pq': 'PQ + distillation', 'distillation_ts_pq': 'TS + PQ + distillation',
     'distillation_stage': 'TS + PQ + distillation, a schedule for each stage', 'ts_pq_stage': 'TS + PQ, a schedule for each stage',
 }
