@@ -12,7 +12,10 @@ TITLES = {
     'all_features': 'TS + PQ + guided by features', 'all_predictions': 'TS + PQ + guided by features and predictions', 'all_only_logits': 'TS + PQ + guided by predictions',
     **{f'all_steady_t{t}': f'"all", T = {t}, the guiding net at a tenth' for t in (2, 4)},
     'all_bn': '"all", batch norms at a tenth', 'baseline_bn': 'baseline, batch norms at a tenth', 'all_30_epochs': '"all", 30 quantised epochs',
-    'baseline_30_epochs': 'baseline, 30 quantised epochs',
+    'baseline_30_epochs': 'baseline, 30 quantised epochs', 'weight_norm_std': 'baseline, weights by their deviation', 'std': 'baseline, weights by their deviation',
+    'std_bn': 'weights by their deviation, batch norms at a tenth', 'floats_bn': 'float shortcuts, batch norms at a tenth',
+    'std_floats_bn': 'weights by their deviation, float shortcuts, batch norms at a tenth',
+    'guided_std': 'guided by features and predictions, weights by their deviation', 'all_std': '"all", weights by their deviation',
     'distillation_pq': 'PQ + distillation', 'distillation_ts_pq': 'TS + PQ + distillation',
     'distillation_stage': 'TS + PQ + distillation, a schedule for each stage', 'ts_pq_stage': 'TS + PQ, a schedule for each stage',
 }
