@@ -302,6 +302,20 @@ TEST(RecipeTest, DataPathsStartAtTheRecipeOrAtTheCurrentFolder) {
   std::filesystem::remove_all(folder);
 }
 
+// Each by the checks of the coordinator, so that a renamed key or a tightened check cannot leave one behind.
+TEST(RecipeTest, EveryShippedRecipeIsAccepted) {
+  int recipes = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(BITSTAIR_RECIPES)) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++recipes;
+    const auto recipe = ReadRecipe(entry.path().string(), {});
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    const auto spec = ResolveRecipe(*recipe, false);
+    EXPECT_TRUE(spec.ok()) << spec.status();
+  }
+  EXPECT_GT(recipes, 20);
+}
+
 // 10,000 broken recipes: each is read or refused with a place, and nothing crashes or hangs.
 TEST(RecipeTest, MutatedRecipesNeverCrash) {
   std::mt19937 random(20240607);

@@ -67,7 +67,9 @@ def compare_run(core, weight_bits, activation_bits, dtype, option):
     single = dtype == torch.float32
     tensors = {name.removeprefix("initial/"): t for name, t in core.items() if name.startswith("initial/")}
     model = Model(tensors, weight_bits, activation_bits, relu=weight_bits == 32, on_codes=single, option=option)
-    optimizer = torch.optim.SGD(parameter_groups(model.learned, 1e-4, CLIP_WEIGHT_DECAY), lr=0.1, momentum=0.9, nesterov=True)
+    norms = {name.removesuffix("running_mean") for name in model.statistics}
+    groups = parameter_groups(model.learned, 1e-4, CLIP_WEIGHT_DECAY, norms, core["batch_norm_rate"].item())
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
     for step in range(core["labels"].size(0)):
         model.begin_step()
         logits = model.forward(core["images"][step].to(dtype))
@@ -78,7 +80,7 @@ def compare_run(core, weight_bits, activation_bits, dtype, option):
             compare_first_step(core, model, grads, single, tolerance)
         expect_close(loss.detach(), core["loss"][step], tolerance, f"loss of step {step}")
         for group in optimizer.param_groups:
-            group["lr"] = core["learning_rates"][step].item()
+            group["lr"] = core["learning_rates"][step].item() * group["factor"]
         before = {name: t.item() for name, t in model.learned.items() if is_scalar(name)}
         optimizer.step()
         halve_at_most(model.learned, before, optimizer)

@@ -1,8 +1,8 @@
 // Runs the core on fixed inputs and writes what it computed, for compare.py. usage: core_dump FOLDER {quantizers | names | RUN}
 //   names.txt                NETWORK NAME SIZE..., a line for each tensor of each network
 //   quantizers.safetensors   wB.DTYPE.{latent,grad,codes,values,grad_latent}, aB.DTYPE.{x,grad,codes,grad_x}
-//   RUN.safetensors          some training steps: initial/NAME, images, labels, learning_rates, and of the core: loss, values/I (step 0, each activation),
-//                            grad/NAME (step 0, averaged gradient of each leaf), final/NAME, momentum/NAME
+//   RUN.safetensors          some training steps: initial/NAME, images, labels, learning_rates, batch_norm_rate (its factor), and of the core: loss,
+//                            values/I (step 0, each activation), grad/NAME (step 0, averaged gradient of each leaf), final/NAME, momentum/NAME
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -63,6 +63,7 @@ struct Run {
   int steps;
   int channel_divisor = 1;
   void (*options)(NetworkConfig& config) = nullptr;
+  double batch_norm_rate = 1;  // SgdOptions::batch_norm_learning_rate_factor
 };
 
 constexpr PixelRange kPixels{-2.5, 2};  // some of the images' pixels lie outside
@@ -91,6 +92,13 @@ constexpr Run kRuns[] = {
      [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
     {"resnet18_w4a4_float64_float_shortcuts", "resnet18", 3, 48, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8,
      [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
+    // With the optimiser of recipes/cifar100_resnet20_w4a4.yaml.
+    {"resnet20_w4a4_float64_std_float_shortcuts", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1,
+     [](NetworkConfig& c) {
+       c.weight_norm = WeightNorm::kStd;
+       c.shortcut_values = ShortcutValues::kFloat;
+     },
+     0.1},
     {"resnet20_b_w3a3_float64_shortcut8", "resnet20_b", 3, 12, 3, 3, ActivationFunction::kClip, at::kDouble, 20, 1,
      [](NetworkConfig& c) { c.shortcut_conv_bits = 8; }},
     {"resnet20_b_w3a3_float64_shortcut32", "resnet20_b", 3, 12, 3, 3, ActivationFunction::kClip, at::kDouble, 20, 1,
@@ -152,11 +160,12 @@ absl::StatusOr<Tensors> Train(const Run& run) {
   out["images"] = at::randn({run.steps, kImages, run.channels, run.side, run.side});
   out["labels"] = at::randint(10, {run.steps, kImages}, at::kLong);
   out["learning_rates"] = at::linspace(0.05, 0.01, run.steps, at::kDouble);
+  out["batch_norm_rate"] = at::scalar_tensor(run.batch_norm_rate, at::kDouble);
   out["loss"] = at::zeros({run.steps}, at::kDouble);
   int activation = 0;
   (*network)->set_activation_observer([&](size_t, const at::Tensor& values) { out[absl::StrCat("values/", activation++)] = values.detach().clone(); });
 
-  Sgd sgd((*network)->parameters(), {.clip_weight_decay = 0.01});
+  Sgd sgd((*network)->parameters(), {.batch_norm_learning_rate_factor = run.batch_norm_rate, .clip_weight_decay = 0.01});
   FirstGradients gradients(**network, out, "grad/");
   TrainStep step(network->get(), &sgd, &gradients);
   for (int i = 0; i < run.steps; ++i) {

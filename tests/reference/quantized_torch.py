@@ -82,7 +82,7 @@ def weight_values(latent, bits, tanh=torch.tanh):
 
 
 # Where a uniform quantiser of 2^bits levels has the least mean square error on Gaussian values, in standard deviations.
-STD_CLIP = {2: 1.4936}
+STD_CLIP = {2: 1.4936, 4: 2.5140}
 
 
 def std_weight_values(latent, bits):
