@@ -92,7 +92,7 @@ constexpr Run kRuns[] = {
      [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
     {"resnet18_w4a4_float64_float_shortcuts", "resnet18", 3, 48, 4, 4, ActivationFunction::kClip, at::kDouble, 5, 8,
      [](NetworkConfig& c) { c.shortcut_values = ShortcutValues::kFloat; }},
-    // With the optimiser of recipes/cifar100_resnet20_w4a4.yaml.
+    // With the optimiser and the weights of recipes/cifar100_resnet20_w4a4.yaml.
     {"resnet20_w4a4_float64_std_float_shortcuts", "resnet20", 3, 12, 4, 4, ActivationFunction::kClip, at::kDouble, 20, 1,
      [](NetworkConfig& c) {
        c.weight_norm = WeightNorm::kStd;
