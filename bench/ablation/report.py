@@ -15,7 +15,7 @@ TITLES = {
     'baseline_30_epochs': 'baseline, 30 quantised epochs', 'weight_norm_std': 'baseline, weights by their deviation', 'std': 'baseline, weights by their deviation',
     'std_bn': 'weights by their deviation, batch norms at a tenth', 'floats_bn': 'float shortcuts, batch norms at a tenth',
     'std_floats_bn': 'weights by their deviation, float shortcuts, batch norms at a tenth',
-    'all_std': '"all", weights by their deviation', 'all_std_floats_bn': '"all", weights by their deviation, float shortcuts, batch norms at a tenth',
+    'all_std_bn': '"all", weights by their deviation, batch norms at a tenth', 'all_std_floats_bn': '"all", weights by their deviation, float shortcuts, batch norms at a tenth',
     'distillation_pq': 'PQ + distillation', 'distillation_ts_pq': 'TS + PQ + distillation',
     'distillation_stage': 'TS + PQ + distillation, a schedule for each stage', 'ts_pq_stage': 'TS + PQ, a schedule for each stage',
 }

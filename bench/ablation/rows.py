@@ -76,6 +76,7 @@ def test_rows():
     # The tuning's choice for plain nets: weights divided by their deviation, batch norms that learn at a tenth.
     for bits, name, settings in [(4, 'std_bn', (STD,)), (4, 'std_floats_bn', (STD, FLOATS)), (2, 'std_floats_bn', (STD, FLOATS))]:
         result += [quantised(f'{name}_0.05', 'baseline', bits, seed, (*settings, *CAREFUL)) for seed in (1, 2)]
+    result += [quantised('all_std_bn_0.05', 'guided_ts_pq', 4, 1, (PREDICTIONS, STD, *CAREFUL))]
     # Beside the paper's literal baseline, which has no calibration.
     result += [quantised(f'{method}_no_calibration', recipe, 2, 1, ('activation_calibration=none',))
                for method, recipe in [('all_features', 'guided_ts_pq'), ('ts_pq', 'ts_pq'), ('pq', 'pq'), ('ts', 'ts'), ('guided', 'guided')]]
@@ -121,7 +122,6 @@ def tuning_rows():
     # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, (STD,))]
     result += [quantised('std_0.03', 'baseline', 2, 1, (STD, 'quantized.learning_rate=0.03')), quantised('std_bn_0.05', 'baseline', 2, 1, (STD, *CAREFUL))]
-    result += [quantised('all_std_0.03', 'guided_ts_pq', 2, 1, (PREDICTIONS, STD, 'quantized.learning_rate=0.03'))]
     # And with shortcuts that are not rounded: with and without the methods.
     result += [quantised('std_floats_bn_0.05', 'baseline', 2, 1, (STD, FLOATS, *CAREFUL)), quantised('all_std_floats_bn_0.05', 'guided_ts_pq', 2, 1, (PREDICTIONS, STD, FLOATS, *CAREFUL))]
     result += [quantised('all_features_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
