@@ -26,7 +26,7 @@ LAMBDA = 1  # of guided training: see the tuning
 PREDICTIONS = 'guided.hint_points=[layer2, layer3, logits]'
 STD = 'weight_norm=std'
 BATCH_NORM = 'batch_norm_learning_rate_factor=0.1'
-CAREFUL = ('quantized.learning_rate=0.05', BATCH_NORM)
+SLOW_NORMS = ('quantized.learning_rate=0.05', BATCH_NORM)
 FLOATS = 'shortcut_values=float'
 # Epochs of each stage. What counts is how long the last one is trained (docs/methods.md), so the others have one each.
 STAGE_EPOCHS = {'ts': [1, 9], 'pq': [1, 9], 'ts_pq': [1, 1, 1, 7]}
@@ -75,8 +75,8 @@ def test_rows():
     result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, seed, ('shortcut_values=float', 'quantized.learning_rate=0.05')) for seed in (1, 2)]
     # The tuning's choice for plain nets: weights divided by their deviation, batch norms that learn at a tenth.
     for bits, name, settings in [(4, 'std_bn', (STD,)), (4, 'std_floats_bn', (STD, FLOATS)), (2, 'std_floats_bn', (STD, FLOATS))]:
-        result += [quantised(f'{name}_0.05', 'baseline', bits, seed, (*settings, *CAREFUL)) for seed in (1, 2)]
-    result += [quantised('all_std_bn_0.05', 'guided_ts_pq', 4, 1, (PREDICTIONS, STD, *CAREFUL))]
+        result += [quantised(f'{name}_0.05', 'baseline', bits, seed, (*settings, *SLOW_NORMS)) for seed in (1, 2)]
+    result += [quantised('all_std_bn_0.05', 'guided_ts_pq', 4, 1, (PREDICTIONS, STD, *SLOW_NORMS))]
     # Beside the paper's literal baseline, which has no calibration.
     result += [quantised(f'{method}_no_calibration', recipe, 2, 1, ('activation_calibration=none',))
                for method, recipe in [('all_features', 'guided_ts_pq'), ('ts_pq', 'ts_pq'), ('pq', 'pq'), ('ts', 'ts'), ('guided', 'guided')]]
@@ -118,16 +118,16 @@ def tuning_rows():
         settings = (PREDICTIONS, f'guided.temperature={temperature}', 'guided.teacher_learning_rate_factor=0.02', 'quantized.learning_rate=0.03')
         result += [quantised(f'all_steady_t{temperature}_0.03', 'guided_ts_pq', 2, 1, settings)]
     # Batch norms at a tenth of the rate, which lets calibrated nets bear more.
-    result += [quantised('baseline_bn_0.05', 'baseline', 2, 1, CAREFUL)]
+    result += [quantised('baseline_bn_0.05', 'baseline', 2, 1, SLOW_NORMS)]
     # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, (STD,))]
-    result += [quantised('std_0.03', 'baseline', 2, 1, (STD, 'quantized.learning_rate=0.03')), quantised('std_bn_0.05', 'baseline', 2, 1, (STD, *CAREFUL))]
+    result += [quantised('std_0.03', 'baseline', 2, 1, (STD, 'quantized.learning_rate=0.03')), quantised('std_bn_0.05', 'baseline', 2, 1, (STD, *SLOW_NORMS))]
     # And with shortcuts that are not rounded: with and without the methods.
-    result += [quantised('std_floats_bn_0.05', 'baseline', 2, 1, (STD, FLOATS, *CAREFUL)), quantised('all_std_floats_bn_0.05', 'guided_ts_pq', 2, 1, (PREDICTIONS, STD, FLOATS, *CAREFUL))]
+    result += [quantised('std_floats_bn_0.05', 'baseline', 2, 1, (STD, FLOATS, *SLOW_NORMS)), quantised('all_std_floats_bn_0.05', 'guided_ts_pq', 2, 1, (PREDICTIONS, STD, FLOATS, *SLOW_NORMS))]
     result += [quantised('all_features_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
-    # Four bits without any loss: batch norms that learn at a tenth, weights divided by their deviation, shortcuts that are not rounded.
-    result += [quantised('floats_bn_0.05', 'baseline', 4, 1, (FLOATS, *CAREFUL)), quantised('std_bn_0.05', 'baseline', 4, 1, (STD, *CAREFUL)),
-               quantised('std_floats_bn_0.05', 'baseline', 4, 1, (STD, FLOATS, *CAREFUL))]
+    # Four bits: batch norms that learn at a tenth, weights divided by their deviation, shortcuts that are not rounded.
+    result += [quantised('floats_bn_0.05', 'baseline', 4, 1, (FLOATS, *SLOW_NORMS)), quantised('std_bn_0.05', 'baseline', 4, 1, (STD, *SLOW_NORMS)),
+               quantised('std_floats_bn_0.05', 'baseline', 4, 1, (STD, FLOATS, *SLOW_NORMS))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 
