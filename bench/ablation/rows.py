@@ -25,8 +25,8 @@ LAMBDA = 1  # of guided training: see the tuning
 # "all" compares predictions beside the features of the paper's hint points: see the tuning.
 PREDICTIONS = 'guided.hint_points=[layer2, layer3, logits]'
 STD = 'weight_norm=std'
-BATCH_NORM = 'batch_norm_learning_rate_factor=0.1'
-SLOW_NORMS = ('quantized.learning_rate=0.05', BATCH_NORM)
+SLOW_NORMS = 'batch_norm_learning_rate_factor=0.1'
+HIGH_RATE = ('quantized.learning_rate=0.05', SLOW_NORMS)  # which calibrated nets bear when batch norms learn more slowly: docs/methods.md
 FLOATS = 'shortcut_values=float'
 # Epochs of each stage. What counts is how long the last one is trained (docs/methods.md), so the others have one each.
 STAGE_EPOCHS = {'ts': [1, 9], 'pq': [1, 9], 'ts_pq': [1, 1, 1, 7]}
@@ -63,7 +63,7 @@ def test_rows():
     result += [quantised('baseline_30_epochs', 'baseline', 2, 1, ('quantized.epochs=30',)),
                quantised('all_30_epochs', 'guided_ts_pq', 2, 1, (PREDICTIONS, 'quantized.epochs=30', 'quantized.stage_epochs=[1, 1, 1, 27]'))]
     # Batch norms at a tenth of that rate: seed 2 of "all" did not bear 0.03 without (docs/methods.md).
-    result += [quantised('all_bn_0.03', 'guided_ts_pq', 2, 2, (PREDICTIONS, rate, BATCH_NORM))]
+    result += [quantised('all_bn_0.03', 'guided_ts_pq', 2, 2, (PREDICTIONS, rate, SLOW_NORMS))]
     result += [quantised('lsq_rate_0.05', 'lsq', 4, seed, ('quantized.learning_rate=0.05',)) for seed in (1, 2)]  # the tuning's choice
     result += [Row('control', 'cifar100_resnet20', 1, settings=(f'pretrain.epochs={EPOCHS}', 'pretrain.learning_rate=0.02'))]
     result += [quantised('no_calibration', 'baseline', bits, 1, ('activation_calibration=none',)) for bits in (4, 2)]
@@ -72,11 +72,11 @@ def test_rows():
     result += [quantised('per_stage', 'ts_pq', 2, 1, ('order=per_stage',))]
     result += [quantised(method, method, bits, 1) for method in ('lsq', 'pact') for bits in (2, 4) if (method, bits) != ('lsq', 4)]
     result += [quantised('stochastic', 'stochastic', bits, 1, ('ranks=1',)) for bits in (2, 4)]
-    result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, seed, ('shortcut_values=float', 'quantized.learning_rate=0.05')) for seed in (1, 2)]
+    result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, seed, (FLOATS, 'quantized.learning_rate=0.05')) for seed in (1, 2)]
     # The tuning's choice for plain nets: weights divided by their deviation, batch norms that learn at a tenth.
     for bits, name, settings in [(4, 'std_bn', (STD,)), (4, 'std_floats_bn', (STD, FLOATS)), (2, 'std_floats_bn', (STD, FLOATS))]:
-        result += [quantised(f'{name}_0.05', 'baseline', bits, seed, (*settings, *SLOW_NORMS)) for seed in (1, 2)]
-    result += [quantised('all_std_bn_0.05', 'guided_ts_pq', 4, 1, (PREDICTIONS, STD, *SLOW_NORMS))]
+        result += [quantised(f'{name}_0.05', 'baseline', bits, seed, (*settings, *HIGH_RATE)) for seed in (1, 2)]
+    result += [quantised('all_std_bn_0.05', 'guided_ts_pq', 4, 1, (PREDICTIONS, STD, *HIGH_RATE))]
     # Beside the paper's literal baseline, which has no calibration.
     result += [quantised(f'{method}_no_calibration', recipe, 2, 1, ('activation_calibration=none',))
                for method, recipe in [('all_features', 'guided_ts_pq'), ('ts_pq', 'ts_pq'), ('pq', 'pq'), ('ts', 'ts'), ('guided', 'guided')]]
@@ -99,8 +99,8 @@ def tuning_rows():
                quantised('short_guided_layer2', 'guided', 2, 1, (*short, 'guided.lambda=10', 'guided.hint_points=[layer2]'))]
     # Four bits: LSQ's learning rate, and shortcuts that are not rounded.
     result += [quantised('lsq', 'lsq', 4, 1), quantised('lsq_rate_0.05', 'lsq', 4, 1, ('quantized.learning_rate=0.05',))]
-    result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, 1, ('shortcut_values=float', 'quantized.learning_rate=0.05'))]
-    result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, ('shortcut_values=float', f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
+    result += [quantised('lsq_floats_rate_0.05', 'lsq', 4, 1, (FLOATS, 'quantized.learning_rate=0.05'))]
+    result += [quantised(f'float_shortcuts_rate_{rate}', 'baseline', 4, 1, (FLOATS, f'quantized.learning_rate={rate}')) for rate in (0.02, 0.05)]
     # Two bits: learning from the teacher's predictions, where hints have not helped.
     one_student = ('distillation.students=[]', 'ranks=1', 'distillation.temperature=4', 'distillation.student_weight=1')
     result += [quantised('distillation', 'distillation', 2, 1, one_student)]
@@ -118,16 +118,16 @@ def tuning_rows():
         settings = (PREDICTIONS, f'guided.temperature={temperature}', 'guided.teacher_learning_rate_factor=0.02', 'quantized.learning_rate=0.03')
         result += [quantised(f'all_steady_t{temperature}_0.03', 'guided_ts_pq', 2, 1, settings)]
     # Batch norms at a tenth of the rate, which lets calibrated nets bear more.
-    result += [quantised('baseline_bn_0.05', 'baseline', 2, 1, SLOW_NORMS)]
+    result += [quantised('baseline_bn_0.05', 'baseline', 2, 1, HIGH_RATE)]
     # Two-bit weights that do not start nearly binary; all three methods, guided by features, with a higher rate.
     result += [quantised('weight_norm_std', 'baseline', 2, 1, (STD,))]
-    result += [quantised('std_0.03', 'baseline', 2, 1, (STD, 'quantized.learning_rate=0.03')), quantised('std_bn_0.05', 'baseline', 2, 1, (STD, *SLOW_NORMS))]
+    result += [quantised('std_0.03', 'baseline', 2, 1, (STD, 'quantized.learning_rate=0.03')), quantised('std_bn_0.05', 'baseline', 2, 1, (STD, *HIGH_RATE))]
     # And with shortcuts that are not rounded: with and without the methods.
-    result += [quantised('std_floats_bn_0.05', 'baseline', 2, 1, (STD, FLOATS, *SLOW_NORMS)), quantised('all_std_floats_bn_0.05', 'guided_ts_pq', 2, 1, (PREDICTIONS, STD, FLOATS, *SLOW_NORMS))]
+    result += [quantised('std_floats_bn_0.05', 'baseline', 2, 1, (STD, FLOATS, *HIGH_RATE)), quantised('all_std_floats_bn_0.05', 'guided_ts_pq', 2, 1, (PREDICTIONS, STD, FLOATS, *HIGH_RATE))]
     result += [quantised('all_features_rate_0.05', 'guided_ts_pq', 2, 1, ('quantized.learning_rate=0.05',))]
     # Four bits: batch norms that learn at a tenth, weights divided by their deviation, shortcuts that are not rounded.
-    result += [quantised('floats_bn_0.05', 'baseline', 4, 1, (FLOATS, *SLOW_NORMS)), quantised('std_bn_0.05', 'baseline', 4, 1, (STD, *SLOW_NORMS)),
-               quantised('std_floats_bn_0.05', 'baseline', 4, 1, (STD, FLOATS, *SLOW_NORMS))]
+    result += [quantised('floats_bn_0.05', 'baseline', 4, 1, (FLOATS, *HIGH_RATE)), quantised('std_bn_0.05', 'baseline', 4, 1, (STD, *HIGH_RATE)),
+               quantised('std_floats_bn_0.05', 'baseline', 4, 1, (STD, FLOATS, *HIGH_RATE))]
     return [dataclasses.replace(row, settings=(*row.settings, f'data.held_back={HELD_BACK}')) for row in result]
 
 

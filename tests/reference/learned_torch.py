@@ -56,9 +56,9 @@ def parameter_groups(learned, weight_decay, clip_weight_decay, norms=(), norms_f
     """For torch.optim. norms: prefixes of the batch norms' parameters, whose groups have the factor of the learning rate that each group carries."""
     clips = [t for name, t in learned.items() if name.endswith(".clip")]
     steps = [t for name, t in learned.items() if name.endswith("step") or name == "logit_scale"]
-    scaled = [t for name, t in learned.items() if norms_factor != 1 and name.startswith(tuple(norms))]
-    others = [t for name, t in learned.items() if not is_scalar(name) and not any(t is s for s in scaled)]
-    groups = ((others, weight_decay, 1), (scaled, weight_decay, norms_factor), (clips, clip_weight_decay, 1), (steps, 0, 1))
+    scaled = {name: t for name, t in learned.items() if name.startswith(tuple(norms))}
+    others = [t for name, t in learned.items() if not is_scalar(name) and name not in scaled]
+    groups = ((others, weight_decay, 1), (list(scaled.values()), weight_decay, norms_factor), (clips, clip_weight_decay, 1), (steps, 0, 1))
     return [{"params": p, "weight_decay": decay, "factor": factor} for p, decay, factor in groups if p]
 
 
